@@ -1,0 +1,61 @@
+# The commands to remember. `make help` lists them.
+PYTHON ?= python3
+CACHE := $(or $(BERTOPS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bert-operator)
+export PYTHONPATH := $(CURDIR)/tests
+VENV = $(shell $(PYTHON) -m stages venv)
+RUN = PYTHONPATH=$(CURDIR)/operator:$(CURDIR)/build_jobs:$(CURDIR)/tests $(VENV)
+BIN = $(dir $(VENV))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## a real BERT on a real Triton on a real Kubernetes node, from `kubectl apply` to a checked answer
+	@$(PYTHON) -m stages demo
+
+demo-clean: venv ## remove what `make demo` started; downloads and builds stay cached
+	@$(RUN) -m demo clean
+
+test: ## every test, on real parts; CI runs this
+	@$(PYTHON) -m stages test
+
+check: venv lint type layers generate-check ## format, lint, types, layers, generated files in step
+
+fmt: venv ## format the code and fix what can be fixed
+	@$(BIN)ruff format -q . && $(BIN)ruff check -q --fix .
+
+lint: venv
+	@$(BIN)ruff format --check . && $(BIN)ruff check .
+
+type: venv
+	@$(BIN)mypy
+
+layers: venv
+	@PYTHONPATH=operator:build_jobs $(BIN)lint-imports
+
+generate-check: venv
+	@$(RUN) -m bert_operator.api.crd --check && $(RUN) -m bert_operator.api.reference --check
+
+unit: venv ## unit and golden tests: seconds, no cluster
+	@$(RUN) -m pytest tests/unit tests/golden
+
+golden: venv ## write the golden files anew; read the diff
+	@GOLDEN=write $(RUN) -m pytest -q tests/golden
+
+crds: venv ## generate crds/, the chart's copies and docs/reference.md from bert_operator.api
+	@$(RUN) -m bert_operator.api.crd && $(RUN) -m bert_operator.api.reference
+
+lock: venv ## resolve the dependencies anew and write the hashed requirements
+	@$(PYTHON) -m images lock
+
+cluster: ## just the local cluster; prints its KUBECONFIG
+	@$(PYTHON) -m localcluster up
+
+clean-all: ## remove clusters, downloads and builds
+	@$(PYTHON) -m localcluster down --all
+	@rm -rf "$(CACHE)"
+
+venv:
+	@$(PYTHON) -m stages.venv

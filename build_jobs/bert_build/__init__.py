@@ -1,0 +1,1 @@
+"""What runs inside build Jobs and beside servers: `python -m bert_build <step>`."""

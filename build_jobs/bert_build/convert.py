@@ -1,0 +1,17 @@
+"""Step `convert`: writes the artifact in the asked format, by the module that `formats` names."""
+
+import importlib
+import shutil
+
+from bert_build import formats
+from bert_build.job import Job
+from bert_build.state import State
+
+
+def run(job: Job, state: State) -> State:
+    """Convert the source model."""
+    shutil.rmtree(job.artifact, ignore_errors=True)
+    job.artifact.mkdir(parents=True)
+    recipe = formats.recipe(job.request.build.format)
+    importlib.import_module(recipe.module).convert(job)
+    return state

@@ -1,0 +1,58 @@
+"""Step `fetch`: gets the source model and names it. From then on the artifact has a key, and may exist already."""
+
+import shutil
+from typing import Protocol
+
+from bert_build import formats, keys, progress, pvc, store
+from bert_build.job import Job
+from bert_build.state import SourceFile, State
+
+
+class Source(Protocol):
+    """One kind of source."""
+
+    def collect(self) -> tuple[str, dict[str, SourceFile]]:
+        """Revision (empty if the source has none) and all files, the small ones already in the job's model folder."""
+
+    def weights(self, found: dict[str, SourceFile], /) -> dict[str, SourceFile]:
+        """Bring the weights into the job's model folder; returns all files, each with its digest."""
+
+
+def run(job: Job, state: State) -> State:
+    """Fetch what is needed and no more: nothing large if the artifact is published already."""
+    shutil.rmtree(job.model, ignore_errors=True)
+    job.model.mkdir(parents=True)
+    source = _source(job)
+    revision, found = source.collect()
+    recipe = formats.recipe(job.request.build.format)
+    state = state.model_copy(update={"revision": revision, "files": found, "toolchain": formats.toolchain(recipe)})
+    if all(file.sha256 for file in found.values()):
+        state = _identified(job, state)
+    if not state.reused:
+        state = _identified(job, state.model_copy(update={"files": source.weights(found)}))
+    what = "is in the store already" if state.reused else "will be built"
+    progress.say("fetch", f"revision {state.revision}: artifact {recipe.name}-{state.artifact_key} {what}")
+    return state
+
+
+def _source(job: Job) -> Source:
+    if job.request.pvc is not None:
+        return pvc.PvcModel(job)
+    from bert_build import hub  # noqa: PLC0415 - huggingface_hub takes half a second that a PVC source needn't pay
+
+    return hub.HubModel(job)
+
+
+def _identified(job: Job, state: State) -> State:
+    """The state with the digests of the source and the artifact, and whether that is published."""
+    recipe = formats.recipe(job.request.build.format)
+    digest = keys.weights_digest(state.files)
+    key = keys.artifact_key(digest, job.request.build, recipe.name, state.toolchain)
+    return state.model_copy(
+        update={
+            "weights_digest": digest,
+            "artifact_key": key,
+            "revision": state.revision or f"sha256:{digest}",
+            "reused": key != state.artifact_key and store.Store(job.store).sound(recipe.name, key) is not None,
+        }
+    )

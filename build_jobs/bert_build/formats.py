@@ -1,0 +1,75 @@
+"""The formats that can be built. A new one is one module and one line here. Used by fetch, convert and compare."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import re
+from pathlib import Path
+from typing import Final, Protocol
+
+from bert_build.failures import BuildError
+from bert_operator.api.report import ExitCode
+from bert_operator.api.spec import Format
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one format is built."""
+
+    name: str
+    module: str
+    """Holds `convert(job, state) -> Converted` and `open_session(folder) -> Session`."""
+    exporter: str
+    """Raised by hand whenever our own code would write another artifact from the same source."""
+    packages: tuple[str, ...]
+    """Whose versions decide what comes out; part of the artifact key."""
+
+
+RECIPES: Final = {
+    Format.ONNX: Recipe("onnx", "bert_build.to_onnx", "1", ("torch", "transformers", "onnx")),
+}
+
+
+class Versions(Protocol):
+    """Looks up the version of an installed package."""
+
+    def __call__(self, package: str, /) -> str:
+        """The version, as the package tells it."""
+
+
+def recipe(wish: Format) -> Recipe:
+    """The recipe for what was asked; `auto` is ONNX until there is a choice."""
+    return RECIPES[Format.ONNX if wish is Format.AUTO else wish]
+
+
+def version(package: str) -> str:
+    """Version of an installed package, without importing it: PyTorch alone takes seconds.
+
+    Raises:
+        BuildError: it isn't installed.
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    # Distributions may ship a package without metadata.
+    spec = importlib.util.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        file = Path(folder) / "version.py"
+        found = (
+            re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", file.read_text(), re.MULTILINE) if file.is_file() else None
+        )
+        if found:
+            return found[1]
+    raise BuildError(
+        "InternalError",
+        f"The build image holds no package {package}",
+        "Use the release's build image (settings images.build) or add the package to yours.",
+        ExitCode.INTERNAL,
+    )
+
+
+def toolchain(wanted: Recipe, versions: Versions = version) -> dict[str, str]:
+    """What decides, beside the source and the recipe, which bytes come out."""
+    found = {package: versions(package) for package in wanted.packages}
+    return {**found, "exporter": f"{wanted.name}-{wanted.exporter}"}

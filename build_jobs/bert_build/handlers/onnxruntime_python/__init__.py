@@ -1,0 +1,1 @@
+"""Triton backend `onnxruntime_python`: only model.py goes into the image."""

@@ -1,0 +1,62 @@
+"""Step `inspect`: refuses what can't be built before anything expensive happens. Reads headers, runs no model."""
+
+from pathlib import Path
+from typing import Final
+
+from bert_build import bert_layout, config_checks, files, memory, progress, safetensors_header, selection
+from bert_build.failures import BuildError
+from bert_build.job import Job
+from bert_build.state import State
+
+BYTES_PER_PARAMETER: Final = 4
+"""fp32."""
+_BASE_MEMORY: Final = 450 << 20
+"""What PyTorch, transformers and ONNX Runtime take before any weight is loaded; measured."""
+_COPIES: Final = 2.0
+"""How often the weights are in memory at the worst moment; measured with BERT-large, see tests/build/test_memory.py."""
+
+
+def run(job: Job, state: State) -> State:
+    """Check configuration, weights, memory and space."""
+    build = job.request.build
+    config = config_checks.check((job.model / selection.CONFIG).read_bytes(), build)
+    progress.say("inspect", f"{config.architecture}: {config.num_hidden_layers} layers, {config.hidden_size} wide")
+    parameters = bert_layout.check(_tensors(job, state), config, build.task)
+    progress.say("inspect", f"{parameters / 1e6:.1f} million parameters for {build.task}")
+    size = parameters * BYTES_PER_PARAMETER
+    _check_memory(size, memory.limit())
+    files.require_space(job.work, size, "The artifact", store=False)
+    files.require_space(job.store, size, "The artifact", store=True)
+    return state.model_copy(update={"architecture": config.architecture, "parameters": parameters})
+
+
+def estimated_memory(weights_bytes: int) -> int:
+    """The least memory with which a build of this size gets through."""
+    return int(_BASE_MEMORY + _COPIES * weights_bytes)
+
+
+def _tensors(job: Job, state: State) -> dict[str, safetensors_header.Tensor]:
+    found: dict[str, safetensors_header.Tensor] = {}
+    for name, file in state.files.items():
+        if file.kind == "weights" and not name.endswith(selection.INDEX):
+            found |= _read(job.model / name, name)
+    return found
+
+
+def _read(path: Path, name: str) -> dict[str, safetensors_header.Tensor]:
+    if name.endswith(".safetensors"):
+        return safetensors_header.read(path, name)
+    from bert_build import pickled  # noqa: PLC0415 - needs PyTorch, which safetensors files don't
+
+    return pickled.read(path, name)
+
+
+def _check_memory(weights_bytes: int, limit: int | None) -> None:
+    needed = estimated_memory(weights_bytes)
+    if limit is not None and limit < needed:
+        raise BuildError(
+            "MemoryTooSmall",
+            f"The build container may use {progress.size(limit)}; a model with {progress.size(weights_bytes)} of fp32 "
+            f"weights needs about {progress.size(needed)}.",
+            f"Set builds.resources.limits.memory to at least {-(-needed // (256 << 20)) * 256}Mi.",
+        )

@@ -1,0 +1,136 @@
+"""Runs one step of a build Job: reads the request and the state, turns what goes wrong into one message and exit code.
+
+Called by __main__ for fetch, inspect, convert, compare and publish. Knows the steps by name only.
+"""
+
+import dataclasses
+import importlib
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pydantic
+
+from bert_build import failures, memory, progress, report_io, state
+from bert_build.failures import BuildError, Stopped
+from bert_operator.api import names
+from bert_operator.api.report import BuildRequest, ExitCode
+
+MODULES: Final = {
+    "fetch": "bert_build.fetch",
+    "inspect": "bert_build.inspect_model",
+    "convert": "bert_build.convert",
+    "compare": "bert_build.fidelity",
+    "publish": "bert_build.publish",
+}
+"""Each holds `run(job, state) -> state`. Imported only when it runs: most steps need no PyTorch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every step is told."""
+
+    request: BuildRequest
+    work: Path = Path(names.WORK_MOUNT)
+    source: Path = Path(names.SOURCE_MOUNT)
+    store: Path = Path(names.STORE_MOUNT)
+
+    @property
+    def model(self) -> Path:
+        """Folder of the source model, the same for every kind of source."""
+        return self.work / "source"
+
+    @property
+    def artifact(self) -> Path:
+        """Folder in which the artifact grows before it is published."""
+        return self.work / "artifact"
+
+
+def read_request() -> BuildRequest:
+    """The request that the operator wrote into the container's environment.
+
+    Raises:
+        BuildError: it is missing or not one of ours.
+    """
+    text = os.environ.get(names.BUILD_REQUEST_ENV)
+    if text is None:
+        raise BuildError("InternalError", f"{names.BUILD_REQUEST_ENV} is not set", _REPORT_IT, ExitCode.INTERNAL)
+    try:
+        return BuildRequest.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        found = f"{names.BUILD_REQUEST_ENV} is not a BuildRequest: {error.errors(include_url=False)[0]}"
+        raise BuildError("InternalError", found, _REPORT_IT, ExitCode.INTERNAL) from error
+
+
+def run(step: str, work: Path, source: Path, store: Path) -> int:
+    """Run one step; returns the exit code of the container."""
+    signal.signal(signal.SIGTERM, _stop)
+    return guarded(step, lambda: _run(step, Job(read_request(), work, source, store)))
+
+
+def guarded(step: str, action: Callable[[], None]) -> int:
+    """Run `action`; whatever goes wrong becomes a BuildFailure and an exit code, never a traceback for the user."""
+    try:
+        action()
+    except BuildError as error:
+        return _fail(error)
+    except Stopped:
+        message = f"The build was stopped (SIGTERM) in step {step}."
+        return _fail(BuildError("BuildStopped", message, "It is tried again.", ExitCode.PASSING))
+    except MemoryError:
+        message = f"Step {step} ran out of memory."
+        return _fail(BuildError("OutOfMemory", message, "Raise builds.resources.limits.memory."))
+    except OSError as error:
+        traceback.print_exc()
+        return _fail(failures.from_os_error(error, step))
+    except Exception as error:  # noqa: BLE001 - the last line of defence: the user gets one line, the log the traceback
+        traceback.print_exc()
+        first = str(error).strip().splitlines()[:1]
+        message = f"Step {step} failed unexpectedly: {type(error).__name__}: {first[0] if first else 'no message'}"
+        return _fail(BuildError("InternalError", message, _REPORT_IT, ExitCode.INTERNAL))
+    return ExitCode.OK
+
+
+_REPORT_IT: Final = "This is a defect of bert-operator: please report it with the pod's log."
+
+
+def _run(step: str, job: Job) -> None:
+    before = state.State(request_key=job.request.request_key) if step == "fetch" else _state_before(step, job)
+    began = time.monotonic()
+    after = importlib.import_module(MODULES[step]).run(job, before)
+    seconds = round(time.monotonic() - began, 2)
+    after = after.model_copy(
+        update={
+            "durations": {**after.durations, step: seconds},
+            "peak_memory_bytes": max(after.peak_memory_bytes, memory.peak()),
+        }
+    )
+    after.save(job.work)
+    progress.say(step, f"done in {seconds:.1f} s, at most {progress.size(memory.peak())} of memory")
+
+
+def _state_before(step: str, job: Job) -> state.State:
+    try:
+        before = state.load(job.work)
+    except (OSError, pydantic.ValidationError) as error:
+        message = f"Step {step} found no state of an earlier step in {job.work}"
+        raise BuildError("InternalError", message, _REPORT_IT, ExitCode.INTERNAL) from error
+    if before.request_key != job.request.request_key:
+        message = f"Step {step} found the state of request {before.request_key}, not of {job.request.request_key}"
+        raise BuildError("InternalError", message, _REPORT_IT, ExitCode.INTERNAL)
+    return before
+
+
+def _fail(error: BuildError) -> int:
+    report_io.write_failure(report_io.make_failure(error.reason, error.message, error.next_step))
+    return error.code
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    # A second SIGTERM would interrupt the clean-up of the first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Stopped

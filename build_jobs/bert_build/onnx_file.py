@@ -1,0 +1,119 @@
+"""Writes large ONNX files with little memory. Called by to_onnx.
+
+An ONNX file is one protobuf message, which the libraries build in memory before they write it: several copies of the
+weights. Here the graph (small) is encoded by protobuf and the weights are streamed behind it, one at a time; the result
+is an ordinary ONNX file. Protobuf can't hold 2 GiB: larger weights go to a file beside it ("external data").
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+EXTERNAL_FILE: Final = "model.onnx.data"
+INLINE_LIMIT: Final = (1 << 31) - (64 << 20)
+"""Protobuf refuses messages of 2 GiB; the graph itself is far smaller than the difference."""
+_ALIGNMENT: Final = 4096
+"""External tensors start on a page, so that runtimes can map them into memory."""
+_GRAPH_FIELD: Final = 7
+_INITIALIZER_FIELD: Final = 5
+_RAW_DATA_FIELD: Final = 9
+_LENGTH_DELIMITED: Final = 2
+
+Values = Callable[[], "np.ndarray[Any, Any]"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One fp32 initializer; its values are made when they are written and dropped at once."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: Values
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values."""
+        return 4 * math.prod(self.shape)
+
+
+def write(path: Path, graph: onnx.ModelProto, weights: list[Weight], inline_limit: int = INLINE_LIMIT) -> None:
+    """Write `graph`, which must hold no large initializers itself, together with its weights."""
+    if sum(weight.size for weight in weights) > inline_limit:
+        _write_external(path, graph, weights)
+    else:
+        _write_inline(path, graph, weights)
+
+
+def _write_inline(path: Path, model: onnx.ModelProto, weights: list[Weight]) -> None:
+    graph = model.graph.SerializeToString()
+    rest = onnx.ModelProto()
+    rest.CopyFrom(model)
+    rest.ClearField("graph")
+    frames = [_frame(weight) for weight in weights]
+    total = len(graph) + sum(len(frame) + weight.size for frame, weight in zip(frames, weights, strict=True))
+    with path.open("xb") as file:
+        file.write(rest.SerializeToString() + _tag(_GRAPH_FIELD, total) + graph)
+        for frame, weight in zip(frames, weights, strict=True):
+            file.write(frame)
+            _write_values(file, weight)
+        _sync(file)
+
+
+def _write_external(path: Path, model: onnx.ModelProto, weights: list[Weight]) -> None:
+    with path.with_name(EXTERNAL_FILE).open("xb") as file:
+        for weight in weights:
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            model.graph.initializer.append(_external(weight, file.tell()))
+            _write_values(file, weight)
+        _sync(file)
+    with path.open("xb") as file:
+        file.write(model.SerializeToString())
+        _sync(file)
+
+
+def _external(weight: Weight, offset: int) -> TensorProto:
+    tensor = _described(weight)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", EXTERNAL_FILE), ("offset", str(offset)), ("length", str(weight.size))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def _described(weight: Weight) -> TensorProto:
+    return TensorProto(name=weight.name, dims=weight.shape, data_type=TensorProto.FLOAT)
+
+
+def _frame(weight: Weight) -> bytes:
+    """Everything of an initializer that stands before its values."""
+    inner: bytes = _described(weight).SerializeToString() + _tag(_RAW_DATA_FIELD, weight.size)
+    return _tag(_INITIALIZER_FIELD, len(inner) + weight.size) + inner
+
+
+def _write_values(file: BinaryIO, weight: Weight) -> None:
+    values = np.ascontiguousarray(weight.values(), dtype="<f4")
+    if values.nbytes != weight.size:
+        raise ValueError(f"{weight.name} has {values.nbytes} bytes, its shape {weight.shape} asks for {weight.size}")
+    file.write(values.data.cast("B") if values.size else b"")
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _tag(field: int, length: int) -> bytes:
+    return bytes(_varint(field << 3 | _LENGTH_DELIMITED)) + bytes(_varint(length))
+
+
+def _varint(value: int) -> Iterator[int]:
+    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte, the highest says that more follow
+        yield value & 0x7F | 0x80
+        value >>= 7
+    yield value

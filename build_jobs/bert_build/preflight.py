@@ -1,0 +1,99 @@
+"""Init container of every serving pod: refuses to start the server on artifacts that are missing or not the built ones.
+
+Started by `python -m bert_build preflight`. The kubelet makes missing subPath folders, so an absent artifact looks
+like an empty mount; and what is on a claim may have been changed by others. Reads only; needs neither torch nor numpy.
+"""
+
+import time
+from pathlib import Path
+
+import pydantic
+
+from bert_build import files, progress, served
+from bert_build.failures import BuildError
+from bert_operator.api import names
+from bert_operator.api.report import Manifest, ManifestFile, ServedModel
+
+
+def main(_arguments: list[str]) -> int:
+    """Check every mounted artifact; returns the exit code."""
+    return served.guarded(_check_all)
+
+
+def _check_all() -> None:
+    asked = served.read()
+    rebuild = served.rebuild_hint(asked.owner)
+    for model in asked.models:
+        began = time.monotonic()
+        size = _check(model, rebuild)
+        seconds = time.monotonic() - began
+        progress.say("preflight", f"{served.title(model)}: intact, {progress.size(size)} read in {seconds:.1f} s")
+
+
+def _check(model: ServedModel, rebuild: str) -> int:
+    """Check one artifact; returns the bytes read."""
+    folder = Path(model.path)
+    manifest = _manifest(model, folder / names.MANIFEST_FILE, rebuild)
+    for name, expected in sorted(manifest.files.items()):
+        _check_file(model, folder / name, expected, rebuild)
+    return sum(expected.size for expected in manifest.files.values())
+
+
+def _manifest(model: ServedModel, path: Path, rebuild: str) -> Manifest:
+    if not path.is_file():
+        raise _missing(model, path.parent, rebuild)
+    found = files.sha256_of(path)
+    if found != model.manifest_sha256:
+        raise _corrupt(model, names.MANIFEST_FILE, f"sha256 {model.manifest_sha256}", f"sha256 {found}", rebuild)
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise BuildError(
+            "ArtifactUnreadable",
+            f"{served.title(model)}: {names.MANIFEST_FILE} was written by another release of bert-operator: {problem}",
+            f"Build it again with this release: {rebuild}",
+        ) from error
+
+
+def _check_file(model: ServedModel, path: Path, expected: ManifestFile, rebuild: str) -> None:
+    name = path.relative_to(model.path).as_posix()
+    try:
+        size = path.stat().st_size
+        if size != expected.size:
+            raise _corrupt(model, name, f"{expected.size} bytes", f"{size} bytes", rebuild)
+        found = files.sha256_of(path)
+    except OSError as error:
+        raise _corrupt(model, name, f"{expected.size} bytes", f"{error.strerror}", rebuild) from error
+    if found != expected.sha256:
+        raise _corrupt(model, name, f"sha256 {expected.sha256}", f"sha256 {found}", rebuild)
+
+
+def _missing(model: ServedModel, folder: Path, rebuild: str) -> BuildError:
+    names_there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    found = f"there is only {', '.join(names_there[:5])}" if names_there else "the folder is empty"
+    return BuildError(
+        "ArtifactMissing",
+        f"{served.title(model)} is not on the claim: no {names.MANIFEST_FILE} in {_claim_path(model)} (mounted at "
+        f"{model.path}), {found}.",
+        _next_step(model, rebuild),
+    )
+
+
+def _corrupt(model: ServedModel, name: str, expected: str, found: str, rebuild: str) -> BuildError:
+    return BuildError(
+        "ArtifactCorrupt",
+        f"{served.title(model)} is not what was built: {_claim_path(model)}/{name} was published with {expected}, "
+        f"found {found}.",
+        _next_step(model, rebuild),
+    )
+
+
+def _next_step(model: ServedModel, rebuild: str) -> str:
+    """A build publishes anew over what isn't whole."""
+    return f"Build it again: {rebuild} (or delete the BertArtifact {model.artifact})."
+
+
+def _claim_path(model: ServedModel) -> str:
+    """Where the artifact lies on its claim: the BertArtifact's name without the claim's hash."""
+    return f"{names.ARTIFACTS_FOLDER}/{model.artifact.rpartition('-')[0] or model.artifact}"

@@ -1,0 +1,78 @@
+"""Step `publish`: puts the artifact into the store and reports it to the operator. The last step."""
+
+import os
+from pathlib import Path
+
+from bert_build import files, formats, progress, report_io
+from bert_build.failures import BuildError
+from bert_build.job import Job
+from bert_build.state import State
+from bert_build.store import Store
+from bert_operator.api.report import BuildReport, ExitCode, Manifest, ManifestFile
+
+
+def run(job: Job, state: State) -> State:
+    """Publish, or find that it is published, and report."""
+    name = formats.recipe(job.request.build.format).name
+    shelf = Store(job.store)
+    published = not state.reused and shelf.publish(job.artifact, _manifest(job, state, name), _holder(job))
+    # Files were proved by their digests a moment ago, here or in fetch.
+    manifest = shelf.sound(name, state.artifact_key, thorough=False)
+    if manifest is None:
+        raise BuildError(
+            "ArtifactVanished",
+            f"Artifact {name}-{state.artifact_key} disappeared from the store while this build was using it.",
+            "It is built again; check who deletes files from the claim.",
+            ExitCode.PASSING,
+        )
+    report = manifest.report.model_copy(
+        update={
+            "manifest_sha256": shelf.manifest_sha256(name, state.artifact_key),
+            "revision": state.revision,
+            "reused": not published,
+        }
+    )
+    report_io.write_report(report)
+    progress.say("publish", f"{'published' if published else 'reused'} {name}-{state.artifact_key}")
+    return state
+
+
+def _manifest(job: Job, state: State, name: str) -> Manifest:
+    listed = {path.name: _listed(path) for path in sorted(job.artifact.iterdir())}
+    return Manifest(schema_version=1, report=_report(job, state, name, listed), files=listed)
+
+
+def _listed(path: Path) -> ManifestFile:
+    return ManifestFile(size=path.stat().st_size, sha256=files.sha256_of(path))
+
+
+def _report(job: Job, state: State, name: str, listed: dict[str, ManifestFile]) -> BuildReport:
+    if state.fidelity is None:
+        raise BuildError(
+            "InternalError", "publish found no figures of compare.", "Please report this.", ExitCode.INTERNAL
+        )
+    build = job.request.build
+    return BuildReport(
+        format=name,
+        artifact_key=state.artifact_key,
+        manifest_sha256="",
+        weights_digest=state.weights_digest,
+        revision=state.revision,
+        task=build.task.value,
+        precision=build.precision.value,
+        architecture=state.architecture,
+        inputs=state.inputs,
+        outputs=state.outputs,
+        max_sequence_length=build.max_sequence_length,
+        size_bytes=sum(file.size for file in listed.values()),
+        parameters=state.parameters,
+        fidelity=state.fidelity,
+        toolchain=state.toolchain,
+        durations_seconds=state.durations,
+        peak_memory_bytes=state.peak_memory_bytes,
+    )
+
+
+def _holder(job: Job) -> str:
+    pod = os.environ.get("HOSTNAME", "")
+    return f"{job.request.owner or 'a build'} ({pod})" if pod else job.request.owner or "a build"

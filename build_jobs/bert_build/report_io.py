@@ -1,0 +1,66 @@
+"""Writes the one JSON that Kubernetes carries from a pod to the operator. Every step ends here; reads nothing.
+
+Kubernetes cuts termination messages at 4,096 bytes: what is written here always stays below MAX_REPORT_BYTES.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from bert_build import progress
+from bert_operator.api.report import MAX_REPORT_BYTES, BuildFailure, BuildReport
+
+LOG_ENV: Final = "BERTOPS_TERMINATION_LOG"
+DEFAULT_LOG: Final = "/dev/termination-log"
+
+
+def termination_log() -> Path:
+    """Where Kubernetes reads the container's last words."""
+    return Path(os.environ.get(LOG_ENV, DEFAULT_LOG))
+
+
+def write_failure(failure: BuildFailure) -> None:
+    """Say why this container stops."""
+    _write(_fitting(failure))
+    progress.complain(f"{failure.reason}: {failure.message} {failure.next_step}".rstrip())
+
+
+def make_failure(reason: str, message: str, next_step: str = "") -> BuildFailure:
+    """A BuildFailure from texts of any length."""
+    return BuildFailure(reason=reason, message=_cut(message, 1500), next_step=_cut(next_step, 800))
+
+
+def write_report(report: BuildReport) -> None:
+    """Say that the artifact is published.
+
+    Raises:
+        ValueError: the report is too long to be carried; a defect, as every part of it is bounded.
+    """
+    text = report.model_dump_json(by_alias=True)
+    if len(text.encode()) > MAX_REPORT_BYTES:
+        raise ValueError(f"the build report has {len(text.encode())} bytes, at most {MAX_REPORT_BYTES} can be carried")
+    _write(text)
+
+
+def _write(text: str) -> None:
+    path = termination_log()
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        # Not fatal: the exit code still says the kind of failure, and the log has the text.
+        progress.complain(f"{path} can't be written ({error.strerror}): {text}")
+
+
+def _fitting(failure: BuildFailure) -> str:
+    text = failure.model_dump_json(by_alias=True)
+    while len(text.encode()) > MAX_REPORT_BYTES:
+        # Letters outside ASCII take up to four bytes, so a message within its limit of letters may be too long.
+        excess = len(text.encode()) - MAX_REPORT_BYTES
+        keep = max(0, len(failure.message) - max(excess // 4, 8))
+        failure = failure.model_copy(update={"message": _cut(failure.message, keep)})
+        text = failure.model_dump_json(by_alias=True)
+    return text
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: max(0, limit - 1)] + "…"

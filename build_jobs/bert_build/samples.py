@@ -1,0 +1,156 @@
+"""The requests with which an artifact is compared with its source model. Called by fidelity; runs no model.
+
+Real sentences if the source has a tokenizer, else ids drawn from its vocabulary; always the same for the same source.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from bert_build import progress
+from bert_build.config_checks import Config
+from bert_operator.api.spec import Build
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+"""Tensors of one request or answer by name, batch axis included."""
+
+SENTENCES: Final = (
+    "The quick brown fox jumps over the lazy dog.",
+    "In 1969, two astronauts walked on the Moon while a third waited in orbit.",
+    "I can't believe how good this coffee is, although it cost $4.50!",
+    "Der schnelle braune Fuchs springt über den faulen Hund.",
+    "Please restart the server after the configuration has been changed; otherwise the old values stay active.",
+    "Le petit chat dort sur le canapé pendant que la pluie tombe.",
+    "Photosynthesis converts light energy into chemical energy that later fuels the organism's activities.",
+    "Ugh... worst. movie. ever. I want my two hours back :(",
+    "The committee will meet on Thursday, 12 March, at 3:30 p.m. in room B-204.",
+    "If x > 0 and y < 10, then f(x, y) returns the larger of both values.",
+)
+
+SEED: Final = 20240229
+_ROWS: Final = ((64, 3), (128, 2))
+"""Up to which length a request has how many rows; longer ones have one. Every token costs time: minutes for BERT-large."""
+_COMMON: Final = 1000
+"""BERT vocabularies keep their special and unused entries below this."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One request; `real` tells where its rows are not padding."""
+
+    name: str
+    inputs: Arrays
+
+    @property
+    def real(self) -> "np.ndarray[Any, Any]":
+        """True for positions that are no padding, [batch, length]."""
+        return np.asarray(self.inputs["attention_mask"] == 1)
+
+
+class Tokens:
+    """An endless supply of plausible token ids."""
+
+    def __init__(self, config: Config, stream: list[int], frame: tuple[int, int] | None) -> None:
+        self._config = config
+        self._stream = stream
+        self._frame = frame
+        self._place = 0
+
+    @property
+    def pad(self) -> int:
+        """The id that fills unused positions."""
+        pad = self._config.pad_token_id or 0
+        return pad if 0 <= pad < self._config.vocab_size else 0
+
+    @property
+    def types(self) -> int:
+        """How many kinds of segments the model knows."""
+        return self._config.type_vocab_size
+
+    def take(self, length: int) -> list[int]:
+        """The next `length` ids, framed like a sentence if there is room and the frame is known."""
+        if self._frame is not None and length > len(self._frame):
+            return [self._frame[0], *self._next(length - len(self._frame)), self._frame[1]]
+        return self._next(length)
+
+    def _next(self, length: int) -> list[int]:
+        taken = [self._stream[(self._place + offset) % len(self._stream)] for offset in range(length)]
+        self._place += length
+        return taken
+
+
+def tokens(folder: Path, config: Config) -> tuple[Tokens, str]:
+    """Token ids for a source model, and where they come from."""
+    tokenizer = _tokenizer(folder)
+    if tokenizer is not None:
+        stream = [token for text in SENTENCES for token in tokenizer.encode(text, add_special_tokens=False).ids]
+        if stream and max(stream) < config.vocab_size:
+            frame = (tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]"))
+            known = None not in frame and max(frame) < config.vocab_size
+            return Tokens(config, stream, frame if known else None), "sentences, by the model's tokenizer"
+    generator = np.random.default_rng(SEED)
+    first = _COMMON if config.vocab_size > 2 * _COMMON else min(5, config.vocab_size - 1)
+    drawn = generator.integers(first, config.vocab_size, size=4096).tolist()
+    return Tokens(config, drawn, None), "ids drawn from the vocabulary (no usable tokenizer in the source)"
+
+
+def buckets(build: Build) -> list[int]:
+    """Lengths to compare at: those of the spec, else powers of two; always the longest as well."""
+    longest = build.max_sequence_length
+    derived = [length for length in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if length < longest]
+    wished = [length for length in build.sequence_buckets or derived if length <= longest]
+    return sorted({*wished, longest})
+
+
+def comparison(supply: Tokens, build: Build) -> Iterator[Sample]:
+    """Requests of every length: one token, odd lengths, padded rows of a batch, second segments."""
+    yield _sample("one token", supply, 1, [1])
+    for length in buckets(build):
+        count = next((rows for limit, rows in _ROWS if length <= limit), 1)
+        rows = [length, max(1, length // 2), max(1, length // 3)][:count]
+        yield _sample(f"length {length}, batch {len(rows)}", supply, length, rows)
+        odd = length - 3
+        if 1 < odd < _ROWS[0][0]:
+            yield _sample(f"length {odd}", supply, odd, [odd])
+
+
+def golden(supply: Tokens, build: Build) -> Iterator[Sample]:
+    """Few and small requests of batch size one, kept with the artifact and sent to every server that loads it."""
+    longest = build.max_sequence_length
+    for length, used in ((8, 8), (16, 11), (32, 32), (64, 40)):
+        if length <= longest:
+            yield _sample(f"length {used} padded to {length}", supply, length, [used])
+
+
+def _sample(name: str, supply: Tokens, length: int, used: list[int]) -> Sample:
+    shape = (len(used), length)
+    ids = np.full(shape, supply.pad, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    types = np.zeros(shape, dtype=np.int64)
+    for row, count in enumerate(used):
+        ids[row, :count] = supply.take(count)
+        mask[row, :count] = 1
+        if supply.types > 1:
+            types[row, count - count // 2 : count] = 1
+    return Sample(name, {"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+
+
+def _tokenizer(folder: Path) -> Any | None:  # noqa: ANN401 - tokenizers has no stubs
+    """The source's tokenizer, None if it has none that works: it is not needed to build."""
+    import tokenizers  # noqa: PLC0415 - only compare needs it
+    from tokenizers import implementations  # noqa: PLC0415
+
+    try:
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            return tokenizer
+        if (folder / "vocab.txt").is_file():
+            return implementations.BertWordPieceTokenizer(str(folder / "vocab.txt"))
+    except Exception as error:  # noqa: BLE001 - the library raises plain Exception
+        progress.say("compare", f"the tokenizer can't be used: {error}")
+    return None

@@ -1,0 +1,60 @@
+"""Every name the operator and its Jobs share: API group, labels, annotations, folders. Made here or nowhere."""
+
+from typing import Final
+
+GROUP: Final = "bertops.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "BertDeployment"
+PLURAL: Final = "bertdeployments"
+ARTIFACT_KIND: Final = "BertArtifact"
+ARTIFACT_PLURAL: Final = "bertartifacts"
+
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGER: Final = "bert-operator"
+NAME_LABEL: Final = "app.kubernetes.io/name"
+INSTANCE_LABEL: Final = "app.kubernetes.io/instance"
+COMPONENT_LABEL: Final = "app.kubernetes.io/component"
+
+OWNER_LABEL: Final = f"{GROUP}/owner"
+"""First 6 hex digits of the owning BertDeployment's UID; the pod selector of its Deployment."""
+REQUEST_LABEL: Final = f"{GROUP}/request"
+"""Request key of a build Job and its pods."""
+ATTEMPT_LABEL: Final = f"{GROUP}/attempt"
+"""1, 2, ...: which try of this request a build Job is."""
+CONFIG_LABEL: Final = f"{GROUP}/config"
+"""Content hash of the generated server configuration; on ConfigMaps and pod templates (so on ReplicaSets too)."""
+CLAIM_LABEL_PREFIX: Final = f"claim.{GROUP}/"
+"""Followed by a hash of a claim the pod mounts: pods that share a ReadWriteOnce claim find each other's node by it."""
+
+REFRESH_ANNOTATION: Final = f"{GROUP}/refresh"
+"""On a BertDeployment: any new value resolves and builds every source again."""
+DESIRED_HASH_ANNOTATION: Final = f"{GROUP}/desired-hash"
+"""On applied children: hash of the manifest we asked for, so that a dropped field is noticed too."""
+ARTIFACTS_ANNOTATION: Final = f"{GROUP}/artifacts"
+"""On the Deployment's metadata: JSON of request key -> {artifact, revision}; losing the status moves no branch."""
+
+IMAGES_ANNOTATION: Final = f"{GROUP}/images-wish"
+"""On the Deployment: hash of what the user says about images; while it stays, new default images restart no pod."""
+
+STORE_MOUNT: Final = "/store"
+"""Where build containers see the artifact store's claim (read-write)."""
+SOURCE_MOUNT: Final = "/source"
+"""Where build containers see a PVC source (read-only)."""
+WORK_MOUNT: Final = "/work"
+"""Scratch space (emptyDir) that the build's containers share."""
+MODELS_MOUNT: Final = "/models"
+"""The model repository as the server sees it, assembled by volume mounts."""
+ARTIFACTS_FOLDER: Final = "artifacts"
+"""Folder of the claim that holds published artifacts."""
+MANIFEST_FILE: Final = "manifest.json"
+GOLDEN_FILE: Final = "golden.npz"
+ONNX_FILE: Final = "model.onnx"
+
+BUILD_REQUEST_ENV: Final = "BERTOPS_BUILD_REQUEST"
+"""JSON of report.BuildRequest, given to every build container."""
+SERVED_ENV: Final = "BERTOPS_SERVED"
+"""JSON of report.ServedModels, given to preflight and verify."""
+
+BUILD_STEPS: Final = ("fetch", "inspect", "convert", "compare", "publish")
+"""Names of the build Job's containers, in order; the last one is the main container."""

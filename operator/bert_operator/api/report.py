@@ -1,0 +1,162 @@
+"""What the operator asks of a Job and what the Job answers.
+
+The operator writes BuildRequest and ServedModels into pods; Jobs answer with BuildReport or BuildFailure as the
+termination message, which Kubernetes cuts at 4,096 bytes: both stay below 3,500 by construction.
+"""
+
+from enum import IntEnum
+from typing import Annotated, Final
+
+from pydantic import Field, StringConstraints
+
+from bert_operator.api.base import Model
+from bert_operator.api.spec import Build, HuggingFaceSource, PvcSource
+
+MAX_REPORT_BYTES: Final = 3500
+
+
+class ExitCode(IntEnum):
+    """Why a build container stopped. The Job's podFailurePolicy and the operator's retries go by these."""
+
+    OK = 0
+    USER_ERROR = 65
+    """Wrong input: the same input fails again. Never retried."""
+    INTERNAL = 70
+    """A defect of ours. Never retried; the message asks for a report."""
+    NO_SPACE = 73
+    """The claim is full. Never retried by itself."""
+    PASSING = 75
+    """A passing fault (network, busy lock): worth another try."""
+
+
+Word = Annotated[str, StringConstraints(max_length=64)]
+Text = Annotated[str, StringConstraints(max_length=256)]
+
+
+class BuildRequest(Model):
+    """One artifact to build, as JSON in the environment variable BERTOPS_BUILD_REQUEST of each build container."""
+
+    request_key: str
+    model: str
+    version: int
+    build: Build
+    hugging_face: HuggingFaceSource | None = None
+    pvc: PvcSource | None = None
+    owner: str = ""
+    """`namespace/name` of who asked, for logs and the lock file."""
+
+
+class TensorSpec(Model):
+    """One input or output of an artifact, as read from the artifact itself."""
+
+    name: Annotated[str, StringConstraints(max_length=63)]
+    """Name of the tensor."""
+    dtype: Annotated[str, StringConstraints(max_length=12)]
+    """Triton's name without TYPE_: INT64, FP32, ..."""
+    dims: Annotated[list[int], Field(max_length=8)]
+    """Without the batch axis; -1 is variable."""
+
+
+class FidelityFigures(Model):
+    """How close the artifact stays to its source model: worst case over all samples and outputs."""
+
+    samples: int
+    """Texts compared."""
+    max_abs_difference: float
+    """Largest absolute difference of any output element."""
+    min_cosine: float
+    """Smallest cosine similarity of any output row."""
+    limit_max_abs_difference: float
+    """Largest difference that was allowed."""
+    limit_min_cosine: float
+    """Smallest cosine similarity that was allowed."""
+
+
+class BuildReport(Model):
+    """What a finished build tells the operator; becomes a BertArtifact."""
+
+    format: Word
+    """What was built: onnx."""
+    artifact_key: Word
+    """32 hex digits; the folder is artifacts/<format>-<artifact key>."""
+    manifest_sha256: Text
+    """Digest of manifest.json, which holds the digests of the other files."""
+    weights_digest: Text
+    """Digest of the source's weights."""
+    revision: Text
+    """Resolved commit of the hub, or `sha256:<weights digest>` for a PVC source."""
+    task: Word
+    """What the model does."""
+    precision: Word
+    """Achieved precision."""
+    architecture: Text
+    """Class of the source model."""
+    inputs: Annotated[list[TensorSpec], Field(max_length=16)]
+    """Inputs of the artifact."""
+    outputs: Annotated[list[TensorSpec], Field(max_length=16)]
+    """Outputs of the artifact."""
+    max_sequence_length: int
+    """Longest input in tokens."""
+    size_bytes: int
+    """Size of all files."""
+    parameters: int
+    """Parameters of the source model."""
+    fidelity: FidelityFigures
+    """How close it stays to the source model."""
+    toolchain: Annotated[dict[Word, Text], Field(max_length=32)]
+    """Versions of the tools that built it."""
+    durations_seconds: Annotated[dict[Word, float], Field(max_length=16)]
+    """How long each step took."""
+    peak_memory_bytes: int
+    """Most memory that the build used."""
+    reused: bool = False
+    """True if an earlier build had published it and nothing was converted."""
+
+
+class BuildFailure(Model):
+    """Why a build stopped, for the condition: what was found and what to do."""
+
+    reason: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]+$", max_length=64)]
+    message: Annotated[str, StringConstraints(max_length=1500)]
+    next_step: Annotated[str, StringConstraints(max_length=800)] = ""
+
+
+class ServedModel(Model):
+    """One mounted artifact of a serving pod."""
+
+    name: str
+    """Name of the model as the server knows it."""
+    version: int
+    path: str
+    """Where the artifact is mounted, e.g. /models/minilm/1."""
+    artifact: str
+    """Name of the BertArtifact, for messages."""
+    manifest_sha256: str
+    max_batch_size: int
+
+
+class ServedModels(Model):
+    """What preflight checks and verify asks, as JSON in the environment variable BERTOPS_SERVED."""
+
+    server: str
+    """triton"""
+    owner: str = ""
+    """`namespace/name` of the BertDeployment, for messages."""
+    models: list[ServedModel]
+
+
+class ManifestFile(Model):
+    """Size and digest of one file."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(Model):
+    """manifest.json of a published artifact: the report, and what proves that the files are the built ones."""
+
+    schema_version: int = Field(1, ge=1)
+    report: BuildReport
+    """With manifest_sha256 left empty: a file can't hold its own digest."""
+    files: dict[str, ManifestFile]
+    """Relative path -> size and digest of every file but manifest.json itself."""

@@ -1,0 +1,533 @@
+"""What users write: the spec of a BertDeployment.
+
+`crd.py` turns these models into the CustomResourceDefinition, so every bound, default, description and CEL rule
+here is enforced by the API server at admission; `plan` parses the same models again from what the watch delivers.
+Only what this version can do is offered; later versions add fields and enum values, never change these.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints
+
+from bert_operator.api.base import Model, Rule, unique
+
+DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=40)]
+ObjectName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", min_length=1, max_length=253
+    ),
+]
+
+
+def _number_as_text(value: object) -> object:
+    """`cpu: 2` in YAML is a number; Kubernetes takes it for `"2"` everywhere, so do we."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+Quantity = Annotated[
+    str,
+    StringConstraints(pattern=QUANTITY_PATTERN, min_length=1, max_length=20),
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
+    BeforeValidator(_number_as_text),
+]
+LabelKey = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^([a-z0-9][-a-z0-9.]{0,252}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+        min_length=1,
+        max_length=317,
+    ),
+]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
+Text = Annotated[str, StringConstraints(max_length=1024)]
+RelativePath = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", max_length=512)
+]
+
+
+class Task(StrEnum):
+    """What the model is asked to do; it decides which head is loaded and which outputs are served."""
+
+    SEQUENCE_CLASSIFICATION = "sequence-classification"
+    FEATURE_EXTRACTION = "feature-extraction"
+
+
+class Format(StrEnum):
+    """What is built. `auto` chooses by server and hardware; today that is `onnx`."""
+
+    AUTO = "auto"
+    ONNX = "onnx"
+
+
+class Precision(StrEnum):
+    """Number format of the built model's weights and activations."""
+
+    FP32 = "fp32"
+
+
+class ServerType(StrEnum):
+    """Which inference server serves the models."""
+
+    TRITON = "triton"
+
+
+class RolloutStrategy(StrEnum):
+    """How pods are replaced when something changes."""
+
+    ROLLING_UPDATE = "RollingUpdate"
+    RECREATE = "Recreate"
+
+
+class RetentionPolicy(StrEnum):
+    """What happens to a claim made from `storage.size` when its BertDeployment is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class ResourceList(Model):
+    """CPU and memory, as Kubernetes quantities."""
+
+    cpu: Quantity | None = Field(None, description="CPU, e.g. `500m` or `2`.")
+    memory: Quantity | None = Field(None, description="Memory, e.g. `512Mi` or `2Gi`.")
+
+
+class Resources(Model):
+    """Requests and limits of one container."""
+
+    requests: ResourceList = Field(default_factory=ResourceList, description="What the scheduler sets aside.")
+    limits: ResourceList = Field(
+        default_factory=ResourceList,
+        description="What the container may use; the CPU limit also sets the server's thread counts.",
+    )
+
+
+class EnvVar(Model):
+    """A plain environment variable. Values from Secrets are not offered here."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)] = Field(
+        description="Name of the variable."
+    )
+    value: Text = Field("", description="Its value, taken literally.")
+
+
+class LocalReference(Model):
+    """The name of an object in the BertDeployment's own namespace."""
+
+    name: ObjectName = Field(description="Name of the object.")
+
+
+class PodTemplate(Model):
+    """What the operator adds to the pods it makes."""
+
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = Field(
+        default_factory=dict, description="Extra labels. The operator's own labels win."
+    )
+    annotations: Annotated[dict[LabelKey, Text], Field(max_length=16)] = Field(
+        default_factory=dict, description="Extra annotations."
+    )
+    priority_class_name: ObjectName | None = Field(None, description="PriorityClass of the pods.")
+    image_pull_secrets: Annotated[
+        list[LocalReference],
+        Field(max_length=8, json_schema_extra={"x-kubernetes-list-map-keys": ["name"]}),
+        unique("name"),
+    ] = Field(default_factory=list, description="Secrets for pulling images from a private registry.")
+
+
+class TritonOptions(Model):
+    """Options of the Triton Inference Server; used when `type: triton`."""
+
+    exit_timeout_seconds: int = Field(
+        30, ge=1, le=600, description="How long Triton may finish running requests after SIGTERM, in seconds."
+    )
+
+
+_OWN_ENV: Final = r"^(LD_|PYTHON|BERTOPS_|OMP_|NVIDIA_VISIBLE_DEVICES$).*"
+_FREE_ARGS: Final = (
+    r"^--(log-[a-z-]+|metrics-(config|interval-ms)|http-(thread-count|max-input-size)|grpc-infer-thread-count"
+    r"|grpc-keepalive-[a-z-]+|grpc-max-connection-[a-z-]+|model-load-thread-count|cache-config|trace-config)=.+$"
+)
+
+
+class Server(Model):
+    """The inference server and its pods."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule=f"!has(self.env) || self.env.all(e, !e.name.matches('{_OWN_ENV}'))",
+            message="env can't set LD_*, PYTHON*, OMP_*, BERTOPS_* or NVIDIA_VISIBLE_DEVICES, which the operator and "
+            "the node set: remove it; to change thread counts set resources.limits.cpu",
+            field_path=".env",
+            holds=lambda self: not any(re.match(_OWN_ENV, variable.name) for variable in self.env),
+        ),
+        Rule(
+            rule=f"!has(self.extraArgs) || self.extraArgs.all(a, a.matches('{_FREE_ARGS}'))",
+            message="extraArgs takes --flag=value entries of these flags only: --log-*, --metrics-config, "
+            "--metrics-interval-ms, --http-thread-count, --http-max-input-size, --grpc-infer-thread-count, "
+            "--grpc-keepalive-*, --grpc-max-connection-*, --model-load-thread-count, --cache-config, --trace-config; "
+            "the operator generates the others from the spec",
+            field_path=".extraArgs",
+            holds=lambda self: all(re.fullmatch(_FREE_ARGS, argument) for argument in self.extra_args),
+        ),
+    )
+
+    type: ServerType = Field(description="Which inference server: `triton`.")
+    image: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=512)] | None = Field(
+        None, description="Image to use instead of the release's one, e.g. a mirror. It must hold the same release."
+    )
+    release: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=63)] | None = Field(
+        None, description="Release of the server as named in the operator's settings; unset takes their default."
+    )
+    resources: Resources = Field(
+        default_factory=Resources,
+        description="Resources of the server container; unset values are derived from the models' sizes.",
+    )
+    env: Annotated[
+        list[EnvVar],
+        Field(max_length=64, json_schema_extra={"x-kubernetes-list-map-keys": ["name"]}),
+        unique("name"),
+    ] = Field(default_factory=list, description="Extra environment variables of the server container.")
+    extra_args: Annotated[list[Text], Field(max_length=32)] = Field(
+        default_factory=list, description="Extra flags of the server that the operator doesn't generate."
+    )
+    pod_template: PodTemplate = Field(default_factory=PodTemplate, description="What to add to the serving pods.")
+    triton: TritonOptions = Field(default_factory=TritonOptions, description="Options when `type: triton`.")
+
+
+class Toleration(Model):
+    """A toleration of the pods, as in the core API."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="has(self.key) || self.operator == 'Exists'",
+            message="a toleration without key tolerates every taint and needs `operator: Exists`; else name the key",
+            holds=lambda self: self.key is not None or self.operator == "Exists",
+        ),
+        Rule(
+            rule="!has(self.value) || self.value == '' || self.operator == 'Equal'",
+            message="a toleration with `operator: Exists` matches any value: remove value, or write `operator: Equal`",
+            holds=lambda self: not self.value or self.operator == "Equal",
+        ),
+    )
+
+    key: LabelKey | None = Field(None, description="Taint key.")
+    operator: Literal["Exists", "Equal"] = Field("Equal", description="How the key relates to the value.")
+    value: LabelValue | None = Field(None, description="Taint value.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="Taint effect.")
+
+
+class Hardware(Model):
+    """Where builds and servers run."""
+
+    profile: DnsLabel = Field("cpu", description="Name of a hardware profile in the operator's settings.")
+    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = Field(
+        default_factory=dict, description="Extra node labels to require."
+    )
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(
+        default_factory=list, description="Extra tolerations."
+    )
+
+
+class Builds(Model):
+    """How much a build may take. Nothing here makes a new artifact unless the build is run again."""
+
+    resources: Resources = Field(
+        default_factory=Resources, description="Resources of the build's containers; unset values come from settings."
+    )
+    active_deadline_seconds: int = Field(
+        3600, ge=60, le=86400, description="A build that takes longer is stopped, in seconds."
+    )
+    pod_template: PodTemplate = Field(default_factory=PodTemplate, description="What to add to the build pods.")
+
+
+AccessMode = Literal["ReadWriteOnce", "ReadWriteMany"]
+
+
+_UNITS: Final = {
+    "m": 1e-3,
+    "": 1,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
+
+
+def _bytes(quantity: str) -> float:
+    number = quantity.rstrip("mkKMGTi")
+    return float(number) * _UNITS[quantity[len(number) :]]
+
+
+class Storage(Model):
+    """Where artifacts are kept: an existing claim, or a size to make one."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="has(self.claimName) != has(self.size)",
+            message="storage needs exactly one of claimName (an existing PersistentVolumeClaim) or size (to make one), "
+            "e.g. `storage: {size: 5Gi}`",
+            holds=lambda self: (self.claim_name is None) != (self.size is None),
+        ),
+        Rule(
+            rule="!has(self.claimName) || (!has(self.storageClassName) && !has(self.accessModes))",
+            message="storageClassName and accessModes belong to a new claim: remove them or replace claimName by size",
+            holds=lambda self: self.claim_name is None or (not self.storage_class_name and not self.access_modes),
+        ),
+        Rule(
+            rule="!has(self.size) || quantity(self.size).compareTo(quantity('1Mi')) >= 0",
+            message="size is less than 1Mi: write a number with a unit, e.g. `5Gi`",
+            field_path=".size",
+            holds=lambda self: self.size is None or _bytes(self.size) >= 1024**2,
+        ),
+        Rule(
+            rule="!has(self.size) || !has(oldSelf.size) || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
+            message="size can't shrink, because a PersistentVolumeClaim can't: write the old size or a larger one",
+            field_path=".size",
+        ),
+    )
+
+    claim_name: ObjectName | None = Field(None, description="An existing PersistentVolumeClaim of this namespace.")
+    size: Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=20)] | None = Field(
+        None, description="Size of a claim to make, named `<name>-store`, e.g. `5Gi`. It can grow, not shrink."
+    )
+    storage_class_name: ObjectName | None = Field(None, description="StorageClass of the new claim; unset: default.")
+    access_modes: (
+        Annotated[
+            list[AccessMode],
+            Field(min_length=1, max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"}),
+            unique(),
+        ]
+        | None
+    ) = Field(None, description="Access modes of the new claim; unset: ReadWriteOnce.")
+    retention_policy: RetentionPolicy = Field(
+        RetentionPolicy.RETAIN,
+        description="Retain keeps a claim made from `size` when the BertDeployment is deleted (artifacts are reused); "
+        "Delete removes it.",
+    )
+
+
+class SecretKeyReference(Model):
+    """A key of a Secret in the BertDeployment's own namespace. The operator never reads it; the kubelet does."""
+
+    name: ObjectName = Field(description="Name of the Secret.")
+    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)] = Field(
+        "token", description="Key inside the Secret."
+    )
+
+
+class HuggingFaceSource(Model):
+    """A model repository on the Hugging Face Hub (or a mirror that speaks its API)."""
+
+    repo: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=200)
+    ] = Field(description="Repository, e.g. `sentence-transformers/all-MiniLM-L6-v2`.")
+    revision: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_/-]|\.[A-Za-z0-9_/-])*$", max_length=200)
+    ] = Field(
+        "main", description="Commit, tag or branch. A branch is resolved once; see the annotation bertops.dev/refresh."
+    )
+    token_secret_ref: SecretKeyReference | None = Field(
+        None, description="Token for a private or gated repository. Only the fetch container sees it."
+    )
+
+
+class PvcSource(Model):
+    """A model folder on a PersistentVolumeClaim: config.json, *.safetensors, tokenizer files."""
+
+    claim_name: ObjectName = Field(description="A PersistentVolumeClaim of this namespace; it is mounted read-only.")
+    path: RelativePath | None = Field(None, description="Folder inside the claim; unset is its root. No `..`.")
+
+
+class Source(Model):
+    """Where a version's weights come from: exactly one member."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="has(self.huggingFace) != has(self.pvc)",
+            message="source needs exactly one of huggingFace or pvc, "
+            "e.g. `source: {pvc: {claimName: models, path: my-bert}}`",
+            holds=lambda self: (self.hugging_face is None) != (self.pvc is None),
+        ),
+    )
+
+    hugging_face: HuggingFaceSource | None = Field(None, description="A repository on the Hugging Face Hub.")
+    pvc: PvcSource | None = Field(None, description="A folder on a PersistentVolumeClaim.")
+
+
+class Fidelity(Model):
+    """How close the built model must stay to its source model, on real token ids. Unset values depend on precision."""
+
+    max_abs_difference: Annotated[
+        str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]{1,2})?$", max_length=20)
+    ] | (
+        None
+    ) = Field(None, description='Largest allowed absolute difference of any output element, as text: `"0.001"`.')
+    min_cosine: Annotated[str, StringConstraints(pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$", max_length=20)] | None = Field(
+        None, description='Smallest allowed cosine similarity of any output row, as text: `"0.9999"`.'
+    )
+
+
+class Build(Model):
+    """What is built: everything here makes a new artifact."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="!has(self.sequenceBuckets) || self.sequenceBuckets.all(b, b <= self.maxSequenceLength)",
+            message="every entry of sequenceBuckets must be at most maxSequenceLength: raise maxSequenceLength or "
+            "remove the larger entries",
+            field_path=".sequenceBuckets",
+            holds=lambda self: all(length <= self.max_sequence_length for length in self.sequence_buckets or ()),
+        ),
+    )
+
+    task: Task = Field(description="What the model does: `feature-extraction` or `sequence-classification`.")
+    format: Format = Field(Format.AUTO, description="What to build: `auto` or `onnx`.")
+    precision: Precision = Field(Precision.FP32, description="Number format: `fp32`.")
+    max_sequence_length: int = Field(128, ge=8, le=8192, description="Longest input in tokens.")
+    sequence_buckets: (
+        Annotated[
+            list[Annotated[int, Field(ge=1, le=8192)]],
+            Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "set"}),
+            unique(),
+        ]
+        | None
+    ) = Field(None, description="Padding targets in tokens, used for warm-up and checks; unset: derived.")
+    fidelity: Fidelity = Field(default_factory=Fidelity, description="How close to the source model it must stay.")
+    allow_pickle: bool = Field(
+        False, description="Also read pytorch_model.bin (with weights_only) where no safetensors file exists."
+    )
+
+
+class Batching(Model):
+    """Dynamic batching of the server."""
+
+    enabled: bool = Field(True, description="Whether requests are joined into batches.")
+    max_queue_delay_microseconds: int = Field(
+        1000, ge=0, le=1_000_000, description="How long a request may wait for others to join its batch, in µs."
+    )
+    preferred_batch_sizes: (
+        Annotated[
+            list[Annotated[int, Field(ge=1, le=1024)]],
+            Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "set"}),
+            unique(),
+        ]
+        | None
+    ) = Field(None, description="Batch sizes to aim for; leave unset unless a profile needs them.")
+
+
+class Serving(Model):
+    """How a model is served: nothing here makes a new artifact."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="!has(self.batching) || !has(self.batching.preferredBatchSizes) || "
+            "self.batching.preferredBatchSizes.all(b, b <= self.maxBatchSize)",
+            message="every entry of batching.preferredBatchSizes must be at most maxBatchSize: raise maxBatchSize or "
+            "remove the larger entries",
+            field_path=".batching",
+            holds=lambda self: all(n <= self.max_batch_size for n in self.batching.preferred_batch_sizes or ()),
+        ),
+    )
+
+    max_batch_size: int = Field(8, ge=1, le=1024, description="Largest batch the server runs at once.")
+    instances: int = Field(1, ge=1, le=16, description="Copies of the model per server pod (instance group count).")
+    warmup: bool = Field(True, description="Run real shapes through the model before it turns ready.")
+    batching: Batching = Field(default_factory=Batching, description="Dynamic batching.")
+
+
+class ModelVersion(Model):
+    """One version of a model: its number and its source."""
+
+    version: int = Field(ge=1, le=2_147_483_647, description="Version number, as clients name it.")
+    source: Source = Field(description="Where the weights come from.")
+
+
+class BertModel(Model):
+    """One model of the server."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="size(self.versions) == 1 || has(self.defaultVersion)",
+            message="with more than one version, set defaultVersion to the one unversioned requests get",
+            holds=lambda self: len(self.versions) == 1 or self.default_version is not None,
+        ),
+        Rule(
+            rule="!has(self.defaultVersion) || self.versions.exists(v, v.version == self.defaultVersion)",
+            message="defaultVersion must be one of versions[].version",
+            field_path=".defaultVersion",
+            holds=lambda self: (
+                self.default_version is None or any(entry.version == self.default_version for entry in self.versions)
+            ),
+        ),
+    )
+
+    name: DnsLabel = Field(description="Name of the model as clients call it.")
+    build: Build = Field(description="What is built from the source.")
+    serving: Serving = Field(default_factory=Serving, description="How it is served.")
+    default_version: int | None = Field(
+        None, ge=1, le=2_147_483_647, description="The version that unversioned requests get."
+    )
+    versions: Annotated[
+        list[ModelVersion],
+        Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-map-keys": ["version"]}),
+        unique("version"),
+    ] = Field(description="Versions served at once, keyed by number.")
+
+    @property
+    def default(self) -> int:
+        """The version that unversioned requests get."""
+        return self.default_version if self.default_version is not None else self.versions[0].version
+
+
+class Rollout(Model):
+    """How changes reach the pods."""
+
+    strategy: RolloutStrategy = Field(
+        RolloutStrategy.ROLLING_UPDATE, description="RollingUpdate never drops below the wished replicas; or Recreate."
+    )
+    verify: bool = Field(
+        True, description="A pod gets traffic only once it answers the golden requests like the source model."
+    )
+    revision_history_limit: int = Field(3, ge=1, le=10, description="Old ReplicaSets kept as the way back.")
+
+
+class BertDeploymentSpec(Model):
+    """What a user asks for."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="self.models.all(m, size(m.versions) == 1 || self.models.all(o, !o.name.startsWith(m.name) || "
+            "!o.name.substring(size(m.name)).matches('^-v[0-9]+$')))",
+            message="a model can't be named <name>-v<N> beside a model <name> with several versions, because its "
+            "versions are served under such names: rename it",
+            field_path=".models",
+            holds=lambda self: (
+                not any(
+                    re.fullmatch(f"{model.name}-v[0-9]+", other.name)
+                    for model in self.models
+                    for other in self.models
+                    if len(model.versions) > 1
+                )
+            ),
+        ),
+    )
+
+    replicas: int = Field(1, ge=0, le=1000, description="Server pods. `kubectl scale` and autoscalers set it.")
+    server: Server = Field(description="The inference server.")
+    hardware: Hardware = Field(default_factory=Hardware, description="Where builds and servers run.")
+    builds: Builds = Field(default_factory=Builds, description="How much a build may take.")
+    storage: Storage = Field(description="Where artifacts are kept.")
+    models: Annotated[
+        list[BertModel],
+        Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-map-keys": ["name"]}),
+        unique("name"),
+    ] = Field(description="The models served by this server, keyed by name.")
+    rollout: Rollout = Field(default_factory=Rollout, description="How changes reach the pods.")

@@ -1,0 +1,80 @@
+"""One BertDeployment whose spec could be read, with everything decisions need. Built by `plan`, read by its parts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from bert_operator.api import names
+from bert_operator.api import spec as api
+from bert_operator.api.observed import Manifest, Observed
+from bert_operator.objects import identity, pod
+from bert_operator.pod_state import Problem
+from bert_operator.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """The question of one reconcile."""
+
+    observed: Observed
+    spec: api.BertDeploymentSpec
+    settings: Settings
+    now: datetime
+
+    @property
+    def identity(self) -> identity.Identity:
+        """Who owns the children."""
+        return identity.Identity.of(self.observed.bert)
+
+    @property
+    def refresh(self) -> str:
+        """Value of the refresh annotation."""
+        return str((self.observed.bert["metadata"].get("annotations") or {}).get(names.REFRESH_ANNOTATION, ""))
+
+    @property
+    def store_claim_name(self) -> str:
+        """Name of the claim that holds the artifacts."""
+        return self.spec.storage.claim_name or self.identity.store_claim
+
+    @property
+    def store_claim(self) -> Manifest | None:
+        """That claim, if it is there."""
+        return self.claim(self.store_claim_name)
+
+    def claim(self, name: str) -> Manifest | None:
+        """A live claim by name."""
+        return find(self.observed.claims, name)
+
+    def one_node_claims(self, claim_names: Iterable[str]) -> tuple[str, ...]:
+        """Those of the claims that only one node can mount at a time."""
+        return tuple(name for name in dict.fromkeys(claim_names) if pod.one_node_only(self.claim(name)))
+
+    def claim_problem(self) -> Problem | None:
+        """The first claim that the spec names and that isn't there."""
+        if self.spec.storage.claim_name:
+            found = self._missing(self.spec.storage.claim_name, "storage.claimName")
+            if found:
+                return found
+        for m, model in enumerate(self.spec.models):
+            for v, version in enumerate(model.versions):
+                if version.source.pvc:
+                    field = f"models[{m}].versions[{v}].source.pvc.claimName"
+                    if found := self._missing(version.source.pvc.claim_name, field):
+                        return found
+        return None
+
+    def _missing(self, name: str, field: str) -> Problem | None:
+        live = self.claim(name)
+        if live is not None and "deletionTimestamp" not in live["metadata"]:
+            return None
+        state = "is being deleted" if live else "doesn't exist"
+        message = (
+            f"spec.{field}: PersistentVolumeClaim {name!r} {state} in namespace {self.identity.namespace}; "
+            f"next: create it, or name another one"
+        )
+        return Problem(reason="ClaimNotFound", message=message)
+
+
+def find(objects: Iterable[Manifest], name: str) -> Manifest | None:
+    """The object of this name, or None."""
+    return next((live for live in objects if live["metadata"]["name"] == name), None)

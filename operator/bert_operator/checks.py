@@ -1,0 +1,339 @@
+"""Named checks: what was observed -> conditions. `plan` gathers the facts and calls `conditions`; nothing here acts.
+
+Each check narrows its own input and answers with one verdict, and its message names the next step. A condition says
+what is, never what was just asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from bert_operator.api.artifact import BertArtifactSpec
+from bert_operator.api.status import Condition, ConditionType
+from bert_operator.pod_state import Problem
+
+GUARDS: Final = ("preflight", "verify")
+"""Containers of a serving pod that refuse an artifact."""
+STAGE_WORDS: Final = {
+    "fetch": "Fetching",
+    "inspect": "Inspecting",
+    "convert": "Converting",
+    "compare": "Comparing",
+    "publish": "Publishing",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionFacts:
+    """One version of one model."""
+
+    model: str
+    version: int
+    request_key: str
+    artifact_name: str = ""
+    artifact: BertArtifactSpec | None = None
+    newer_toolchain: bool = False
+    """The artifact answers the same wish, asked of an older build image."""
+    job: str = ""
+    step: str = ""
+    """Build step it is at, or empty."""
+    problem: Problem | None = None
+    retry_seconds: float | None = None
+    """When the failed build is tried again, from now; None is never."""
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return f"{self.model}/{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingFacts:
+    """The live Deployment."""
+
+    wished: int
+    """Replicas of the spec."""
+    current: bool
+    """It says what the spec asks for, and its controller has seen that."""
+    replicas: int
+    updated: int
+    ready: int
+    available: int
+    stuck: str = ""
+    """Why Kubernetes gave up on it or can't make its pods, in its own words."""
+
+    @property
+    def complete(self) -> bool:
+        """Every wished pod is new and available, and no old one is left."""
+        return self.current and self.updated == self.available == self.replicas == self.wished
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """Everything the checks judge."""
+
+    generation: int
+    rejections: tuple[Problem, ...] = ()
+    """Why the spec can't be done as written."""
+    claim_problem: Problem | None = None
+    """A claim that the spec names and that isn't there."""
+    versions: tuple[VersionFacts, ...] = ()
+    verify: bool = True
+    serving: ServingFacts | None = None
+    server_problem: Problem | None = None
+    refused: tuple[Problem, ...] = ()
+    """Children that the API server didn't take, with its reason."""
+
+    @property
+    def build_problem(self) -> tuple[VersionFacts, Problem] | None:
+        """The first version whose build is in trouble."""
+        return next(((v, v.problem) for v in self.versions if v.problem), None)
+
+    @property
+    def unbuilt(self) -> tuple[VersionFacts, ...]:
+        """Versions without an artifact."""
+        return tuple(v for v in self.versions if v.artifact is None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What a check found."""
+
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str = ""
+
+
+def accepted(facts: Facts) -> Verdict:
+    """Can the spec be done as written?"""
+    if facts.rejections:
+        message = "; ".join(problem.message for problem in facts.rejections)
+        return Verdict(status="False", reason=facts.rejections[0].reason, message=message)
+    return Verdict(status="True", reason="Valid")
+
+
+def source_resolved(facts: Facts) -> Verdict:
+    """Is it known which weights each version has?"""
+    if facts.rejections:
+        return _not_accepted()
+    if facts.claim_problem:
+        return _bad(facts.claim_problem)
+    failed = next((v for v in facts.unbuilt if v.problem and v.problem.container == "fetch"), None)
+    if failed and failed.problem:
+        return _bad(failed.problem, failed)
+    open_ = [v.label for v in facts.unbuilt if v.step in ("", "fetch")]
+    if open_:
+        return Verdict(status="Unknown", reason="Resolving", message=f"resolving {', '.join(open_)}")
+    known = [f"{v.label} is {v.artifact.report.revision}" for v in facts.versions if v.artifact]
+    return Verdict(status="True", reason="Resolved", message="; ".join(known))
+
+
+def built(facts: Facts) -> Verdict:
+    """Is there an artifact, equal to its source model, for each version?"""
+    if facts.rejections:
+        return _not_accepted()
+    if facts.claim_problem:
+        return _bad(facts.claim_problem)
+    if facts.build_problem:
+        version, problem = facts.build_problem
+        return _bad(problem, version)
+    if facts.unbuilt:
+        return Verdict(status="Unknown", reason="Building", message="; ".join(map(_building, facts.unbuilt)))
+    return Verdict(status="True", reason="Built", message="; ".join(_fidelity(v) for v in facts.versions))
+
+
+def verified(facts: Facts) -> Verdict:
+    """Did serving pods answer the golden requests like the source model?"""
+    problem = facts.server_problem
+    if problem and problem.container in GUARDS and problem.told:
+        return _bad(problem)
+    if not facts.verify:
+        return Verdict(status="Unknown", reason="Disabled", message="rollout.verify is false: answers aren't checked")
+    if facts.serving and facts.serving.current and facts.serving.updated and facts.serving.available:
+        return Verdict(
+            status="True", reason="GoldenRequestsMatched", message="every ready pod answers like the source model"
+        )
+    return Verdict(status="Unknown", reason="WaitingForPods", message="no new pod has been checked yet")
+
+
+def progressing(facts: Facts) -> Verdict:
+    """Is something under way that needs no help?"""
+    if facts.rejections:
+        return _not_accepted("False")
+    if stuck := _stuck(facts):
+        return Verdict(status="False", reason=stuck.reason, message=stuck.message)
+    if facts.unbuilt:
+        return Verdict(status="True", reason="Building", message=built(facts).message)
+    if facts.serving is None or not facts.serving.complete:
+        return Verdict(status="True", reason="RollingOut", message=_rollout(facts))
+    return Verdict(status="False", reason="Complete")
+
+
+def available(facts: Facts) -> Verdict:
+    """Does any verified pod answer, be it of the previous revision?"""
+    serving = facts.serving
+    if serving and serving.available:
+        return Verdict(
+            status="True", reason="PodsAvailable", message=f"{serving.available} of {serving.wished} pods answer"
+        )
+    if serving and serving.wished == 0:
+        return Verdict(
+            status="False", reason="ScaledToZero", message="spec.replicas is 0; next: kubectl scale bertd --replicas=1"
+        )
+    return Verdict(status="False", reason="NoPods", message="no pod answers yet")
+
+
+def ready(facts: Facts) -> Verdict:
+    """Does everything that the spec asks for answer?"""
+    if facts.rejections:
+        return _not_accepted("False")
+    if facts.claim_problem:
+        return _bad(facts.claim_problem)
+    if facts.build_problem:
+        version, problem = facts.build_problem
+        return _bad(problem, version)
+    if facts.unbuilt:
+        return Verdict(status="False", reason="Building", message=built(facts).message)
+    trouble = _trouble(facts)
+    if facts.serving is None or not facts.serving.complete:
+        return _bad(trouble) if trouble else Verdict(status="False", reason="RollingOut", message=_rollout(facts))
+    if facts.serving.wished == 0:
+        return Verdict(status="False", reason="ScaledToZero", message="spec.replicas is 0")
+    return Verdict(status="True", reason="Serving", message=f"{facts.serving.available} verified pods answer")
+
+
+def up_to_date(facts: Facts) -> Verdict:
+    """Does what serves match the spec and the newest toolchain?"""
+    if facts.serving is None:
+        return Verdict(status="Unknown", reason="NothingServed")
+    if not facts.serving.current or facts.unbuilt or facts.rejections:
+        return Verdict(status="False", reason="SpecNotServed", message="the previous revision is still serving")
+    old = [v.label for v in facts.versions if v.newer_toolchain]
+    if old:
+        message = f"{', '.join(old)} was built by an older image; to rebuild, set the annotation bertops.dev/refresh"
+        return Verdict(status="False", reason="NewerToolchain", message=message)
+    return Verdict(status="True", reason="UpToDate")
+
+
+def degraded(facts: Facts) -> Verdict:
+    """Abnormal-true: does anything need a person?"""
+    trouble = _stuck(facts) or _trouble(facts) or next(iter(facts.rejections), None)
+    if trouble:
+        return Verdict(status="True", reason=trouble.reason, message=trouble.message)
+    return Verdict(status="False", reason="AsExpected")
+
+
+CHECKS: Final[tuple[tuple[ConditionType, Callable[[Facts], Verdict]], ...]] = (
+    (ConditionType.ACCEPTED, accepted),
+    (ConditionType.SOURCE_RESOLVED, source_resolved),
+    (ConditionType.BUILT, built),
+    (ConditionType.VERIFIED, verified),
+    (ConditionType.PROGRESSING, progressing),
+    (ConditionType.AVAILABLE, available),
+    (ConditionType.READY, ready),
+    (ConditionType.UP_TO_DATE, up_to_date),
+    (ConditionType.DEGRADED, degraded),
+)
+
+
+def conditions(facts: Facts, before: Sequence[Condition], now: str) -> list[Condition]:
+    """Judge everything.
+
+    Args:
+        facts: what was observed.
+        before: the conditions as they stand; lastTransitionTime is kept where the status doesn't flip.
+        now: RFC 3339 time for those that flip.
+    """
+    known = {condition.type: condition for condition in before}
+    result = []
+    for kind, check in CHECKS:
+        verdict = check(facts)
+        old = known.get(kind)
+        flipped = old is None or old.status != verdict.status
+        result.append(
+            Condition(
+                type=kind,
+                status=verdict.status,
+                reason=verdict.reason,
+                message=verdict.message[:4096],
+                last_transition_time=now if flipped or old is None else old.last_transition_time,
+                observed_generation=facts.generation,
+            )
+        )
+    return result
+
+
+def stage(facts: Facts) -> str:
+    """One word for the printer column: where the whole stands."""
+    if facts.rejections:
+        return "Rejected"
+    if facts.claim_problem:
+        return "WaitingForClaim"
+    if facts.build_problem:
+        return "Retrying" if facts.build_problem[0].retry_seconds is not None else "BuildFailed"
+    if facts.unbuilt:
+        return STAGE_WORDS.get(facts.unbuilt[0].step, "Queued")
+    if facts.serving is None:
+        return "Starting"
+    if facts.serving.complete:
+        return "Ready" if facts.serving.wished else "ScaledToZero"
+    trouble = _trouble(facts)
+    if trouble:
+        return "VerifyFailed" if trouble.container in GUARDS and trouble.told else "ServerFailed"
+    return "Starting" if facts.serving.available == 0 else "RollingOut"
+
+
+def _trouble(facts: Facts) -> Problem | None:
+    """Trouble on the serving side."""
+    if facts.refused:
+        return facts.refused[0]
+    if facts.server_problem:
+        return facts.server_problem
+    if facts.serving and facts.serving.stuck:
+        return Problem(reason="DeploymentStuck", message=facts.serving.stuck)
+    return None
+
+
+def _stuck(facts: Facts) -> Problem | None:
+    """What won't get on without a person; a build that is tried again isn't stuck."""
+    if facts.claim_problem:
+        return facts.claim_problem
+    for version in facts.versions:
+        if version.problem and version.retry_seconds is None:
+            return version.problem
+    if facts.unbuilt or (facts.serving and facts.serving.complete):
+        return None
+    return _trouble(facts)
+
+
+def _bad(problem: Problem, version: VersionFacts | None = None) -> Verdict:
+    prefix = f"{version.label}: " if version else ""
+    suffix = "; it is tried again by itself" if version and version.retry_seconds is not None else ""
+    return Verdict(status="False", reason=problem.reason, message=f"{prefix}{problem.message}{suffix}")
+
+
+def _not_accepted(status: Literal["False", "Unknown"] = "Unknown") -> Verdict:
+    return Verdict(status=status, reason="NotAccepted", message="see the condition Accepted")
+
+
+def _rollout(facts: Facts) -> str:
+    if facts.serving is None:
+        return "the server's Deployment is being made"
+    s = facts.serving
+    return f"{s.updated} of {s.wished} pods are new, {s.available} answer"
+
+
+def _building(version: VersionFacts) -> str:
+    if not version.job:
+        return f"{version.label}: waiting for the store's claim"
+    return f"{version.label}: {STAGE_WORDS.get(version.step, 'Queued').lower()} (Job {version.job})"
+
+
+def _fidelity(version: VersionFacts) -> str:
+    if version.artifact is None:
+        return version.label
+    figures = version.artifact.report.fidelity
+    return (
+        f"{version.label}: cosine ≥ {figures.min_cosine:.7f}, max |Δ| {figures.max_abs_difference:.1e} "
+        f"to the source model over {figures.samples} samples"
+    )

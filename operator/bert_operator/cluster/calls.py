@@ -1,0 +1,239 @@
+"""What the operator may do to a cluster, one function per verb of the `Plan`. `reconcile` calls them.
+
+Each is safe to repeat, and none touches an object that isn't the one that was looked at: updates and deletes name the
+UID, a new object is applied only under a name that was found free.
+"""
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from bert_operator.api import names
+from bert_operator.api.actions import Adoption, Note, Ref
+from bert_operator.api.observed import Manifest
+from bert_operator.cluster.connection import Connection
+from bert_operator.cluster.errors import ApiError
+from bert_operator.cluster.resources import path
+
+MANAGER: Final = names.MANAGER
+STATUS_MANAGER: Final = f"{names.MANAGER}-status"
+APPLY: Final = "application/apply-patch+yaml"
+STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
+NOT_FOUND: Final = 404
+CONFLICT: Final = 409
+NO_OBJECT: Final = "1"
+NOTE_LIMIT: Final = 1024
+"""Longest text the API server takes in an Event, in bytes of UTF-8."""
+TOLD: Final = 1000
+"""How many Events are remembered as told."""
+NOTE_SECONDS: Final = 600
+"""The same Event is not repeated within this time, restarts included."""
+
+
+class Cluster:
+    """Writes to one cluster, and the one read that writing safely needs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._told: dict[str, None] = {}
+
+    async def apply(self, manifest: Manifest) -> dict[str, Any]:
+        """Server-side apply one child.
+
+        Args:
+            manifest: with metadata.uid it changes that very object or nothing; without it, it is new.
+
+        Returns:
+            The object as it is now.
+
+        Raises:
+            ApiError: a conflict says that the object is another one by now, or that a plain name is taken.
+        """
+        kind, namespace, name = _address(manifest)
+        query = urlencode({"fieldManager": MANAGER, "force": "true"})
+        try:
+            return await self._connection.request(
+                "PATCH",
+                f"{path(kind, namespace, name)}?{query}",
+                what=f"apply {kind} {name}",
+                body=_guarded(manifest),
+                content_type=APPLY,
+            )
+        except ApiError as error:
+            if "metadata.uid" in error.fields:
+                raise ApiError(status=CONFLICT, reason="Replaced", message=error.message, what=error.what) from error
+            raise
+
+    async def create(self, manifest: Manifest) -> dict[str, Any] | None:
+        """POST one object.
+
+        Returns:
+            The object, or None if that name was taken already: somebody asked for the same thing before.
+        """
+        kind, namespace, name = _address(manifest)
+        query = urlencode({"fieldManager": MANAGER})
+        try:
+            return await self._connection.request(
+                "POST", f"{path(kind, namespace)}?{query}", what=f"create {kind} {name}", body=manifest
+            )
+        except ApiError as error:
+            if error.status == CONFLICT and error.reason == "AlreadyExists":
+                return None
+            raise
+
+    async def adopt(self, namespace: str, adoption: Adoption) -> dict[str, Any]:
+        """Add an owner reference; the list merges by UID, so nobody else's is touched."""
+        query = urlencode({"fieldManager": MANAGER})
+        return await self._connection.request(
+            "PATCH",
+            f"{path(adoption.kind, namespace, adoption.name)}?{query}",
+            what=f"adopt {adoption.kind} {adoption.name}",
+            body={"metadata": {"uid": adoption.uid, "ownerReferences": [dict(adoption.owner_reference)]}},
+            content_type=STRATEGIC_MERGE,
+        )
+
+    async def delete(self, namespace: str, ref: Ref) -> dict[str, Any] | None:
+        """Delete exactly this object and, in the background, what it owns.
+
+        Returns:
+            The object if it lingers (finalizers, grace periods), None if it is gone or was replaced.
+        """
+        try:
+            reply = await self._connection.request(
+                "DELETE",
+                path(ref.kind, namespace, ref.name),
+                what=f"delete {ref.kind} {ref.name}",
+                body={"preconditions": {"uid": ref.uid}, "propagationPolicy": "Background"},
+            )
+        except ApiError as error:
+            if error.status in (NOT_FOUND, CONFLICT):
+                return None
+            raise
+        return reply if (reply.get("metadata") or {}).get("deletionTimestamp") else None
+
+    async def write_status(self, bert: Manifest, status: Manifest) -> dict[str, Any]:
+        """Replace our status of a BertDeployment, if it is still the object that was judged.
+
+        Raises:
+            ApiError: a conflict says that it has changed since; judge again.
+        """
+        metadata = bert["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        query = urlencode({"fieldManager": STATUS_MANAGER, "force": "true"})
+        return await self._connection.request(
+            "PATCH",
+            f"{path(names.KIND, namespace, name, 'status')}?{query}",
+            what=f"write the status of {names.KIND} {name}",
+            body={
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "metadata": {
+                    "name": name,
+                    "namespace": namespace,
+                    "uid": metadata["uid"],
+                    "resourceVersion": metadata["resourceVersion"],
+                },
+                "status": dict(status),
+            },
+            content_type=APPLY,
+        )
+
+    async def tell(self, bert: Manifest, note: Note, now: datetime | None = None) -> None:
+        """Post an Event about a BertDeployment, but not the same one twice within ten minutes."""
+        now = now or datetime.now(UTC)
+        event = _event(bert, note, now)
+        name = event["metadata"]["name"]
+        if name in self._told:
+            return
+        if await self.create(event) is not None:
+            self._told[name] = None
+        if len(self._told) > TOLD:
+            del self._told[next(iter(self._told))]
+
+    async def foreign(
+        self, namespace: str, owner_uid: str, wanted: Iterable[tuple[str, str]]
+    ) -> tuple[frozenset[tuple[str, str]], tuple[dict[str, Any], ...]]:
+        """Look whether names we need are taken.
+
+        Args:
+            namespace: where.
+            owner_uid: UID of the BertDeployment that needs them.
+            wanted: (kind, name) pairs.
+
+        Returns:
+            Those taken by others, and the objects found to be ours after all.
+        """
+        taken, ours = set(), []
+        for kind, name in wanted:
+            try:
+                found = await self._connection.request("GET", path(kind, namespace, name), what=f"get {kind} {name}")
+            except ApiError as error:
+                if error.status == NOT_FOUND:
+                    continue
+                raise
+            if owned_by(found, owner_uid):
+                # Lists and single objects alike must say what they are.
+                ours.append({"kind": kind, **found})
+            else:
+                taken.add((kind, name))
+        return frozenset(taken), tuple(ours)
+
+
+def owned_by(obj: Manifest, uid: str) -> bool:
+    """Whether an object names this UID as an owner: the only proof that counts, since labels are easily copied."""
+    return any(owner.get("uid") == uid for owner in obj["metadata"].get("ownerReferences") or ())
+
+
+def _address(manifest: Manifest) -> tuple[str, str, str]:
+    metadata = manifest["metadata"]
+    return manifest["kind"], metadata["namespace"], metadata["name"]
+
+
+def _guarded(manifest: Manifest) -> dict[str, Any]:
+    """Make applying under a plain name create or fail, but never change what somebody put there a moment ago.
+
+    No object has resourceVersion 1, and the API server ignores it where there is no object yet. A name that ends in
+    digits of the owner's UID is nobody else's, so that an object of ours that lost its owner reference is mended.
+    """
+    metadata = manifest["metadata"]
+    owner = (metadata.get("labels") or {}).get(names.OWNER_LABEL)
+    if metadata.get("uid") or (owner and metadata["name"].endswith(f"-{owner}")):
+        return dict(manifest)
+    return {**manifest, "metadata": {**metadata, "resourceVersion": NO_OBJECT}}
+
+
+def _event(bert: Manifest, note: Note, now: datetime) -> dict[str, Any]:
+    metadata: Mapping[str, Any] = bert["metadata"]
+    moment = now.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    said = f"{metadata['uid']}/{note.type}/{note.reason}/{note.message}/{int(now.timestamp()) // NOTE_SECONDS}"
+    name = f"{metadata['name']}.{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": metadata["namespace"]},
+        "eventTime": moment,
+        "type": note.type,
+        "reason": note.reason,
+        "note": _shortened(note.message),
+        "action": "Reconcile",
+        "reportingController": f"{names.GROUP}/{MANAGER}",
+        "reportingInstance": os.environ.get("HOSTNAME") or socket.gethostname(),
+        "regarding": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+        },
+    }
+
+
+def _shortened(text: str) -> str:
+    raw = text.encode()
+    if len(raw) <= NOTE_LIMIT:
+        return text
+    return raw[: NOTE_LIMIT - len("…".encode())].decode(errors="ignore") + "…"

@@ -1,0 +1,41 @@
+"""The one way in which a call to the API server fails."""
+
+from typing import Final
+
+REFUSALS: Final = frozenset({400, 403, 404, 413, 422})
+"""Answers that the same request will get again until somebody changes something."""
+
+
+class ApiError(Exception):
+    """The API server refused a request, or could not be asked."""
+
+    expected = True
+    """It is the world's doing, not a mistake of ours: logged in one line."""
+
+    def __init__(
+        self,
+        *,
+        status: int,
+        reason: str,
+        message: str,
+        what: str = "",
+        retry_after: float | None = None,
+        fields: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(f"{what}: {reason}: {message}" if what else f"{reason}: {message}")
+        self.status = status
+        """HTTP status; 0 if there was no answer."""
+        self.reason = reason
+        """Reason of the Status object, e.g. Conflict."""
+        self.message = message
+        self.what = what
+        """What was asked, e.g. `apply Service demo`."""
+        self.retry_after = retry_after
+        """Seconds the server asks us to wait."""
+        self.fields = fields
+        """Fields of the object that it was refused for."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether a user has to change something."""
+        return self.status in REFUSALS

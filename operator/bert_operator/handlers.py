@@ -1,0 +1,169 @@
+"""Where kopf ends and we begin: `kopf run -m bert_operator.handlers`. The only file that imports kopf.
+
+kopf lists and watches; every event goes into the world and puts (namespace, name) on the work queue, nothing more.
+kopf's state-keeping handlers, daemons, timers and finalizers are not used: they lose updates and block deletions.
+
+The world is fed by `kopf.index` because kopf runs that for every listed object before it runs any `on.event`: so the
+first `on.event` means that all first listings are in, and opens the queue.
+"""
+
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Final
+
+import kopf
+import yaml
+from kopf._cogs.clients import watching
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from bert_operator import logs, observe, plan, settings
+from bert_operator.api import names
+from bert_operator.cluster.connection import ConfigurationError
+from bert_operator.runtime import Runtime
+
+OURS: Final = f"{names.MANAGED_BY}={names.MANAGER}"
+CHILDREN: Final = (
+    ("apps", "v1", "deployments"),
+    ("apps", "v1", "replicasets"),
+    ("", "v1", "services"),
+    ("", "v1", "configmaps"),
+    ("batch", "v1", "jobs"),
+    ("", "v1", "pods"),
+)
+"""Watched with our label only: nothing else of the cluster reaches this process."""
+WHOLE: Final = (
+    (names.GROUP, names.VERSION, names.PLURAL),
+    (names.GROUP, names.VERSION, names.ARTIFACT_PLURAL),
+    ("", "v1", "persistentvolumeclaims"),
+)
+STREAM_ARGUMENTS: Final = {"settings", "resource", "namespace", "operator_pause_waiter"}
+
+
+@kopf.on.startup()
+async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:  # noqa: ANN401 - kopf's own
+    """Load the settings, configure kopf, start everything; a mistake of the installer's ends it with one line."""
+    logs.configure()
+    configure(settings)
+    try:
+        runtime = Runtime(load_settings(), plan)
+        await runtime.start()
+    except (ConfigurationError, OSError) as error:
+        raise _refusal(error) from None
+    tap(runtime)
+    memo.runtime = runtime
+
+
+@kopf.on.cleanup()
+async def stop(memo: kopf.Memo, **_: Any) -> None:  # noqa: ANN401 - kopf's own
+    """Finish what runs, then close all connections."""
+    await memo.runtime.stop()
+
+
+@kopf.on.login()
+async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:  # noqa: ANN401 - kopf's own
+    """Who we are to the API server: the same as for our own calls, read anew whenever it is refused."""
+    access = await memo.runtime.connection.access()
+    return kopf.ConnectionInfo(
+        server=access.server,
+        ca_path=access.ca_path,
+        insecure=access.insecure,
+        scheme="Bearer" if access.token else None,
+        token=access.token,
+        certificate_path=access.certificate_path,
+        private_key_path=access.key_path,
+    )
+
+
+def _seen(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: ANN401 - kopf's own
+    memo.runtime.seen(dict(body))
+
+
+async def _event(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:  # noqa: ANN401 - kopf's own
+    if event["type"] == "DELETED":
+        memo.runtime.gone(event["object"])
+    memo.runtime.listed()
+
+
+for _resource in (*WHOLE, *CHILDREN):
+    kopf.index(*_resource, id="seen")(_seen)
+    kopf.on.event(*_resource, id="event")(_event)
+
+
+def load_settings() -> settings.Settings:
+    """Read the installation's settings.
+
+    Raises:
+        ConfigurationError: in one line, the file, the field, what was found and what is wanted.
+    """
+    file = f"settings file {os.environ.get(settings.SETTINGS_ENV, settings.DEFAULT_PATH)}"
+    try:
+        return settings.load()
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        raise ConfigurationError(f"{file}: {'; '.join(map(_field, error.errors()))}") from error
+
+
+def _field(item: ErrorDetails) -> str:
+    found = "" if item["type"] == "missing" else f", not {item['input']!r}"
+    return f"{'.'.join(map(str, item['loc']))}: {item['msg']}{found}"
+
+
+def _refusal(why: object) -> SystemExit:
+    # kopf leaves a task unstarted when it is stopped this early; its warning would hide the message.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    return SystemExit(f"bert-operator can't start: {why}")
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """Set what kopf leaves open; each line answers a known pitfall."""
+    settings.peering.standalone = True  # peering freezes both of two equals, and is no leader election
+    settings.posting.enabled = False  # we post our own Events, once per change of a condition
+    settings.scanning.disabled = settings.peering.namespaced  # a namespaced operator may not look at the cluster
+    settings.watching.server_timeout = 240
+    settings.watching.client_timeout = 300
+    settings.watching.connect_timeout = 10
+    settings.watching.chunk_size = 500
+    settings.networking.request_timeout = 60
+    settings.queueing.error_delays = (1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 60)
+    settings.process.ultimate_exiting_timeout = 30
+    for resource in CHILDREN:
+        settings.watching.label_selectors[resource] = OURS
+    # Every event would be told; ours say what matters.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+
+
+def tap(runtime: Runtime) -> None:
+    """Listen in on kopf's watches, for the two things that it has no hook for.
+
+    It swallows bookmarks, so nobody else can tell a quiet watch from a dead one. And after "410 Gone" it lists anew
+    without a word on what has vanished, so objects would haunt us for ever: here they end as DELETED events.
+    """
+    original = watching.continuous_watch
+    if set(inspect.signature(original).parameters) != STREAM_ARGUMENTS:
+        raise _refusal("this version of kopf isn't supported; install kopf 1.45")
+
+    async def tapped(*, resource: Any, namespace: Any, **rest: Any) -> AsyncGenerator[Any, None]:  # noqa: ANN401
+        if resource.kind not in observe.KINDS:
+            async with aclosing(original(resource=resource, namespace=namespace, **rest)) as stream:
+                async for event in stream:
+                    yield event
+            return
+        listing = runtime.begin_listing(resource.kind, namespace)
+        async with aclosing(original(resource=resource, namespace=namespace, **rest)) as stream:  # type: ignore[type-var]  # an async generator, though typed as an iterator
+            async for event in stream:
+                if event is watching.Bookmark.LISTED:
+                    for stub in runtime.vanished(listing):
+                        yield {"type": "DELETED", "object": stub}
+                else:
+                    listing.heard(event["type"], event["object"])
+                yield event
+
+    watching.continuous_watch = tapped

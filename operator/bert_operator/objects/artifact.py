@@ -1,0 +1,47 @@
+"""The BertArtifact: the lasting record of what a build Job published."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from bert_operator.api import names
+from bert_operator.api.artifact import BertArtifactSpec
+from bert_operator.api.report import BuildReport
+from bert_operator.objects.identity import artifact_name
+
+MAX_REQUEST_KEYS: Final = 64
+
+
+def manifest(
+    report: BuildReport, claim: Mapping[str, Any], request_key: str, live: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Record of one artifact. No owner: it describes the claim's content, whoever asked for it.
+
+    Args:
+        report: what the Job answered.
+        claim: the live claim that holds the artifact.
+        request_key: the request that was answered; the requests of `live` stay answered too.
+        live: the record as it stands, or None.
+    """
+    meta = claim["metadata"]
+    known: Iterable[str] = (live or {}).get("spec", {}).get("requestKeys", ())
+    keys = [*(key for key in known if key != request_key), request_key][-MAX_REQUEST_KEYS:]
+    spec = BertArtifactSpec(
+        claim_name=meta["name"],
+        claim_uid=meta["uid"],
+        path=f"{names.ARTIFACTS_FOLDER}/{report.format}-{report.artifact_key}",
+        request_keys=keys,
+        report=report,
+    )
+    metadata: dict[str, Any] = {
+        "name": artifact_name(report.format, report.artifact_key, meta["uid"]),
+        "namespace": meta["namespace"],
+        "labels": {names.MANAGED_BY: names.MANAGER},
+    }
+    if live:
+        metadata["uid"] = live["metadata"]["uid"]
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.ARTIFACT_KIND,
+        "metadata": metadata,
+        "spec": spec.model_dump(mode="json", by_alias=True),
+    }

@@ -1,0 +1,140 @@
+"""The build Job: fetch, inspect, convert, compare, publish, a container each, so that the pod shows the stage."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bert_operator.api import names
+from bert_operator.api import spec as api
+from bert_operator.api.report import BuildRequest, ExitCode
+from bert_operator.objects import identity, pod
+from bert_operator.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildJob:
+    """Everything a build Job is made from."""
+
+    identity: identity.Identity
+    spec: api.BertDeploymentSpec
+    request: BuildRequest
+    attempt: int
+    claim_name: str
+    one_node_claims: tuple[str, ...]
+    settings: Settings
+
+
+def name(request_key: str, attempt: int) -> str:
+    """Name of the Job: one per request, whoever asks."""
+    return f"bert-build-{request_key}-{attempt}"
+
+
+def manifest(job: BuildJob) -> dict[str, Any]:
+    """Job that builds one artifact and reports by termination message."""
+    labels = job.identity.labels("build") | {
+        names.REQUEST_LABEL: job.request.request_key,
+        names.ATTEMPT_LABEL: str(job.attempt),
+    }
+    del labels[names.OWNER_LABEL]  # a Job is shared: its owners are in ownerReferences
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name(job.request.request_key, job.attempt),
+            "namespace": job.identity.namespace,
+            "labels": labels,
+            "annotations": {
+                f"{names.GROUP}/requested-by": job.identity.name,
+                f"{names.GROUP}/model": job.request.model,
+            },
+            "ownerReferences": [job.identity.owner_reference(controller=False)],
+        },
+        "spec": {
+            # Retries are the operator's: it tells passing faults from mistakes and keeps the evidence.
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": job.spec.builds.active_deadline_seconds,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": _failure_rules()},
+            "template": {"metadata": _template_metadata(job, labels), "spec": _pod_spec(job)},
+        },
+    }
+
+
+def _failure_rules() -> list[dict[str, Any]]:
+    """A drained or preempted pod is tried again; every exit of ours ends the Job, and its code says what comes next."""
+    ours = sorted(code.value for code in ExitCode if code is not ExitCode.OK)
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": ours}},
+    ]
+
+
+def _template_metadata(job: BuildJob, labels: dict[str, str]) -> dict[str, Any]:
+    template = job.spec.builds.pod_template
+    metadata: dict[str, Any] = {
+        "labels": dict(template.labels) | labels | identity.claim_labels(*job.one_node_claims),
+    }
+    if template.annotations:
+        metadata["annotations"] = dict(template.annotations)
+    return metadata
+
+
+def _pod_spec(job: BuildJob) -> dict[str, Any]:
+    profile = job.settings.hardware_profiles[job.spec.hardware.profile]
+    containers = [_container(job, step) for step in names.BUILD_STEPS]
+    return pod.base_spec(job.spec.builds.pod_template, job.spec.hardware, profile, job.one_node_claims) | {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 30,
+        "initContainers": containers[:-1],
+        "containers": containers[-1:],
+        "volumes": _volumes(job),
+    }
+
+
+def _container(job: BuildJob, step: str) -> dict[str, Any]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "store", "mountPath": names.STORE_MOUNT},
+        {"name": "work", "mountPath": names.WORK_MOUNT},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+    ]
+    if job.request.pvc:
+        mounts.append({"name": "source", "mountPath": names.SOURCE_MOUNT, "readOnly": True})
+    return {
+        "name": step,
+        "image": job.settings.images.build,
+        "imagePullPolicy": job.settings.image_pull_policy,
+        "command": ["python", "-m", "bert_build", step],
+        "env": [
+            {"name": names.BUILD_REQUEST_ENV, "value": job.request.model_dump_json(by_alias=True, exclude_none=True)},
+            {"name": "HOME", "value": names.WORK_MOUNT},
+            *(_hub_env(job) if step == "fetch" and job.request.hugging_face else ()),
+        ],
+        "resources": pod.resources(job.spec.builds.resources, job.settings.build.resources),
+        "securityContext": dict(pod.CONTAINER_SECURITY),
+        "terminationMessagePolicy": "File",
+        "volumeMounts": mounts,
+    }
+
+
+def _hub_env(job: BuildJob) -> list[dict[str, Any]]:
+    """Only the fetch container learns the hub's address and token."""
+    env: list[dict[str, Any]] = []
+    if job.settings.build.hub_endpoint:
+        env.append({"name": "HF_ENDPOINT", "value": job.settings.build.hub_endpoint})
+    source = job.request.hugging_face
+    if source and source.token_secret_ref:
+        reference = {"name": source.token_secret_ref.name, "key": source.token_secret_ref.key}
+        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+    return env
+
+
+def _volumes(job: BuildJob) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "store", "persistentVolumeClaim": {"claimName": job.claim_name}},
+        {"name": "work", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    if job.request.pvc:
+        claim = {"claimName": job.request.pvc.claim_name, "readOnly": True}
+        # The same claim for source and store must be one volume's worth of access: a read-only mount suffices.
+        volumes.append({"name": "source", "persistentVolumeClaim": claim})
+    return volumes

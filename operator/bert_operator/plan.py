@@ -1,0 +1,283 @@
+"""THE HEART, pure: what is there, settings and the clock in; everything to do out. `reconcile` calls it.
+
+It reads no cluster, no clock and no file, and remembers nothing: the same input always gives the same plan, and
+planning on the world that a plan asked for gives an empty plan.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from bert_operator import builds, checks, serving
+from bert_operator.api import spec as api
+from bert_operator.api.actions import Note, Plan
+from bert_operator.api.observed import Manifest, Observed
+from bert_operator.api.status import (
+    BertDeploymentStatus,
+    Condition,
+    ConditionType,
+    Endpoint,
+    ModelStatus,
+    Summary,
+    VersionStatus,
+)
+from bert_operator.case import Case, find
+from bert_operator.objects import claim, drift, identity
+from bert_operator.pod_state import Problem
+from bert_operator.settings import Settings
+
+CONFLICT_GRACE_SECONDS: Final = 60
+"""A predecessor's children may still be going away: look again soon, for this long after creation."""
+CONFLICT_RECHECK_SECONDS: Final = 5.0
+MAX_INVALID_FIELDS: Final = 5
+
+
+def names_to_probe(observed: Observed) -> tuple[tuple[str, str], ...]:
+    """(kind, name) of objects that only the API server can tell to be foreign: the index holds ours alone."""
+    who = identity.Identity.of(observed.bert)
+    return () if any(who.owns(live) for live in observed.services) else (("Service", who.name),)
+
+
+def make_plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
+    """Decide everything for one BertDeployment.
+
+    Args:
+        observed: the world as seen.
+        settings: the installation's settings.
+        now: timezone-aware time.
+    """
+    spec = _parse(observed.bert)
+    if isinstance(spec, Problem):
+        return _rejected(observed, None, (spec,), now)
+    case = Case(observed=observed, spec=spec, settings=settings, now=now)
+    rejections = _rejections(case)
+    if rejections:
+        return _rejected(observed, case, rejections, now)
+    return _accepted(case)
+
+
+def _parse(bert: Manifest) -> api.BertDeploymentSpec | Problem:
+    """Read the spec again: a client may have sent it past an older CRD."""
+    try:
+        return api.BertDeploymentSpec.model_validate(bert.get("spec") or {})
+    except ValidationError as error:
+        lines = [f"spec.{_path(e['loc'])}: {e['msg']}" for e in error.errors()[:MAX_INVALID_FIELDS]]
+        return Problem(reason="InvalidSpec", message="; ".join(lines))
+
+
+def _path(location: Iterable[int | str]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
+
+
+def _rejections(case: Case) -> tuple[Problem, ...]:
+    """Everything in the spec that this installation can't do, and names that are taken."""
+    unsupported = serving.server(case).unsupported(case.spec, case.settings)
+    return (
+        *_profile_problem(case),
+        *_conflicts(case),
+        *(Problem(reason="Unsupported", message=message) for message in unsupported),
+    )
+
+
+def _profile_problem(case: Case) -> list[Problem]:
+    profile, known = case.spec.hardware.profile, sorted(case.settings.hardware_profiles)
+    if profile in known:
+        return []
+    message = (
+        f"spec.hardware.profile: {profile!r} isn't among this installation's profiles; write one of {', '.join(known)}"
+    )
+    return [Problem(reason="Unsupported", message=message)]
+
+
+def _conflicts(case: Case) -> list[Problem]:
+    taken = sorted(case.observed.foreign)
+    store = case.store_claim
+    if case.spec.storage.size and store is not None and not identity.is_ours(store, case.identity.name):
+        taken.append(("PersistentVolumeClaim", case.store_claim_name))
+    message = (
+        "a {} named {!r} exists in this namespace and isn't ours; nothing was changed; "
+        "next: rename the BertDeployment or remove that object"
+    )
+    return [Problem(reason="NameConflict", message=message.format(kind, name)) for kind, name in taken]
+
+
+def _rejected(observed: Observed, case: Case | None, rejections: tuple[Problem, ...], now: datetime) -> Plan:
+    """Say why; touch nothing. What serves already goes on serving."""
+    facts = checks.Facts(
+        generation=_generation(observed.bert),
+        rejections=rejections,
+        serving=serving.facts(case, ()) if case else None,
+    )
+    status, notes = _report(observed.bert, facts, case, now)
+    return Plan(status=status, notes=notes, recheck_after_seconds=_conflict_recheck(observed.bert, rejections, now))
+
+
+def _conflict_recheck(bert: Manifest, rejections: Iterable[Problem], now: datetime) -> float | None:
+    born = datetime.fromisoformat(bert["metadata"]["creationTimestamp"])
+    young = (now - born).total_seconds() < CONFLICT_GRACE_SECONDS
+    conflict = any(problem.reason == "NameConflict" for problem in rejections)
+    return CONFLICT_RECHECK_SECONDS if young and conflict else None
+
+
+def _accepted(case: Case) -> Plan:
+    built = builds.of_case(case)
+    versions = tuple(build.facts for build in built)
+    wanted = [drift.stamped(manifest) for manifest in serving.desired(case, versions)]
+    facts = checks.Facts(
+        generation=_generation(case.observed.bert),
+        claim_problem=case.claim_problem(),
+        versions=versions,
+        verify=case.spec.rollout.verify,
+        serving=serving.facts(case, wanted),
+        server_problem=serving.problem(case, wanted),
+        refused=_refused(case.observed),
+    )
+    status, notes = _report(case.observed.bert, facts, case, case.now)
+    ask = facts.claim_problem is None
+    return Plan(
+        apply=(*_claim(case), *_records(built), *_changed(case, wanted)),
+        create=_unique(build.create for build in built if build.create and ask),
+        adopt=tuple(builds.adoption(case, live) for live in _unique(b.adopt for b in built if b.adopt)),
+        delete=(*builds.orphans(case, built), *serving.orphans(case, wanted)),
+        status=status,
+        notes=notes,
+        recheck_after_seconds=min((v.retry_seconds for v in versions if v.retry_seconds), default=None),
+    )
+
+
+def _refused(observed: Observed) -> tuple[Problem, ...]:
+    return tuple(
+        Problem(
+            reason=f"{refusal.kind}{refusal.reason}",
+            message=f"the API server refused {refusal.kind} {refusal.name!r}: {refusal.message}",
+        )
+        for refusal in observed.refused
+    )
+
+
+def _claim(case: Case) -> list[Manifest]:
+    """The claim of `storage.size`, made once; afterwards only growth is asked for."""
+    if not case.spec.storage.size:
+        return []
+    want = drift.stamped(claim.manifest(case.identity, case.spec.storage))
+    live = case.store_claim
+    if live is None:
+        return [want]
+    return [_updating(want, live)] if drift.differs(want, live) else []
+
+
+def _records(built: Sequence[builds.Build]) -> list[Manifest]:
+    return list(_unique(build.record for build in built if build.record))
+
+
+def _changed(case: Case, wanted: Iterable[Manifest]) -> list[Manifest]:
+    """Children that are missing or say something else than we want."""
+    live_by_kind = {
+        "ConfigMap": case.observed.config_maps,
+        "Deployment": case.observed.deployments,
+        "Service": case.observed.services,
+    }
+    changed = []
+    for want in wanted:
+        live = find(live_by_kind[want["kind"]], want["metadata"]["name"])
+        if live is None:
+            changed.append(want)
+        elif "deletionTimestamp" not in live["metadata"] and drift.differs(want, live):
+            changed.append(_updating(want, live))
+    return changed
+
+
+def _updating(want: Manifest, live: Manifest) -> Manifest:
+    """Name the very object we judged: never a same-named successor."""
+    return {**want, "metadata": {**want["metadata"], "uid": live["metadata"]["uid"]}}
+
+
+def _unique(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    """One of each name: two versions may ask for the same build."""
+    return tuple({manifest["metadata"]["name"]: manifest for manifest in manifests}.values())
+
+
+def _generation(bert: Manifest) -> int:
+    return int(bert["metadata"].get("generation") or 0)
+
+
+def _report(
+    bert: Manifest, facts: checks.Facts, case: Case | None, now: datetime
+) -> tuple[dict[str, Any] | None, tuple[Note, ...]]:
+    """The new status, or None if it says so already, and the events of what flipped."""
+    old = bert.get("status") or {}
+    before = [Condition.model_validate(condition) for condition in old.get("conditions") or ()]
+    after = checks.conditions(facts, before, now.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    status = _status(facts, case, after).model_dump(mode="json", by_alias=True)
+    return (None if status == old else status), _notes(before, after)
+
+
+def _status(facts: checks.Facts, case: Case | None, conditions: list[Condition]) -> BertDeploymentStatus:
+    live = facts.serving
+    return BertDeploymentStatus(
+        observed_generation=facts.generation,
+        conditions=conditions,
+        summary=_summary(facts),
+        models=_models(facts),
+        endpoint=serving.server(case).endpoints(case.identity.name, case.identity.namespace) if case else Endpoint(),
+        replicas=live.replicas if live else 0,
+        ready_replicas=live.ready if live else 0,
+        selector=",".join(f"{key}={value}" for key, value in case.identity.selector().items()) if case else "",
+    )
+
+
+def _summary(facts: checks.Facts) -> Summary:
+    reports = [version.artifact.report for version in facts.versions if version.artifact]
+    return Summary(
+        stage=checks.stage(facts),
+        precision=",".join(sorted({report.precision for report in reports})),
+        fidelity=f"{min(report.fidelity.min_cosine for report in reports):.6f}" if reports else "",
+        models=f"{len(reports)}/{len(facts.versions)}" if facts.versions else "",
+    )
+
+
+def _models(facts: checks.Facts) -> list[ModelStatus]:
+    by_model: dict[str, list[VersionStatus]] = {}
+    for version in facts.versions:
+        by_model.setdefault(version.model, []).append(_version_status(version))
+    return [ModelStatus(name=name, versions=versions) for name, versions in by_model.items()]
+
+
+def _version_status(version: checks.VersionFacts) -> VersionStatus:
+    if version.artifact is None:
+        stage = "Failed" if version.problem else checks.STAGE_WORDS.get(version.step, "Queued")
+        return VersionStatus(version=version.version, stage=stage, request_key=version.request_key)
+    report = version.artifact.report
+    return VersionStatus(
+        version=version.version,
+        stage="Built",
+        request_key=version.request_key,
+        artifact=version.artifact_name,
+        revision=report.revision,
+        precision=report.precision,
+        max_abs_difference=f"{report.fidelity.max_abs_difference:.1e}",
+        min_cosine=f"{report.fidelity.min_cosine:.7f}",
+    )
+
+
+_TOLD: Final = (ConditionType.BUILT, ConditionType.VERIFIED, ConditionType.READY)
+"""Conditions whose turn to True is worth an event."""
+
+
+def _notes(before: Sequence[Condition], after: Sequence[Condition]) -> tuple[Note, ...]:
+    """One event for each good turn, one for each new trouble, one when work starts."""
+    old = {condition.type: (condition.status, condition.reason) for condition in before}
+    notes = []
+    for condition in after:
+        if old.get(condition.type) == (condition.status, condition.reason):
+            continue
+        told = condition.type in _TOLD and condition.status == "True"
+        started = condition.type == ConditionType.PROGRESSING and condition.status == "True"
+        if told or started:
+            notes.append(Note(type="Normal", reason=condition.reason, message=condition.message))
+        elif condition.type == ConditionType.DEGRADED and condition.status == "True":
+            notes.append(Note(type="Warning", reason=condition.reason, message=condition.message))
+    return tuple(notes)

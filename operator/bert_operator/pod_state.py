@@ -1,0 +1,142 @@
+"""What a pod tells about itself: its stage, its report, its trouble. Pure reading of live pods; `plan` calls it.
+
+Containers of ours explain themselves by termination message (`BuildFailure`); everything else (image pulls,
+scheduling, out of memory, a crashing server) is recognised by what the kubelet and the scheduler say.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from bert_operator.api import names
+from bert_operator.api.observed import Manifest
+from bert_operator.api.report import BuildFailure, BuildReport, ExitCode
+
+_OOM_EXIT: Final = 137
+_WAITING_TROUBLE: Final[Mapping[str, tuple[str, str]]] = {
+    "ImagePullBackOff": ("ImagePullFailed", "check the image's name and imagePullSecrets"),
+    "ErrImagePull": ("ImagePullFailed", "check the image's name and imagePullSecrets"),
+    "ErrImageNeverPull": ("ImagePullFailed", "load the image on the node or set imagePullPolicy to IfNotPresent"),
+    "InvalidImageName": ("ImagePullFailed", "correct the image's name"),
+    "CreateContainerConfigError": ("ContainerConfigError", "create the Secret or ConfigMap key that the pod names"),
+    "CreateContainerError": ("ContainerCreateFailed", "see the pod's events"),
+    "RunContainerError": ("ContainerStartFailed", "see the pod's events"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Why a pod doesn't get on."""
+
+    reason: str
+    message: str
+    container: str = ""
+    passing: bool = False
+    """Worth another try without a change by the user."""
+    told: bool = False
+    """The container of ours that stopped says so itself."""
+
+
+def stage(pod: Manifest) -> str:
+    """Name of the build step that a build pod is at; the first one while it waits for a node."""
+    for step in names.BUILD_STEPS:
+        state = _status(pod, step).get("state") or {}
+        if "terminated" not in state or state["terminated"].get("exitCode") != 0:
+            return step
+    return names.BUILD_STEPS[-1]
+
+
+def report(pod: Manifest) -> BuildReport | None:
+    """The report of a finished build pod, or None if it left none that can be read."""
+    terminated = (_status(pod, names.BUILD_STEPS[-1]).get("state") or {}).get("terminated") or {}
+    try:
+        return BuildReport.model_validate_json(terminated.get("message") or "")
+    except ValidationError:
+        return None
+
+
+def problem(pod: Manifest) -> Problem | None:
+    """The first thing that keeps a pod from getting on, or None."""
+    for status in _statuses(pod):
+        found = _waiting_problem(status) or _terminated_problem(status)
+        if found:
+            return found
+    return _scheduling_problem(pod) or _evicted(pod)
+
+
+def ready(pod: Manifest) -> bool:
+    """Whether the pod gets traffic."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", ()))
+
+
+def _statuses(pod: Manifest) -> Iterator[Mapping[str, Any]]:
+    status = pod.get("status", {})
+    yield from status.get("initContainerStatuses") or ()
+    yield from status.get("containerStatuses") or ()
+
+
+def _status(pod: Manifest, container: str) -> Mapping[str, Any]:
+    return next((status for status in _statuses(pod) if status.get("name") == container), {})
+
+
+def _waiting_problem(status: Mapping[str, Any]) -> Problem | None:
+    waiting = (status.get("state") or {}).get("waiting") or {}
+    known = _WAITING_TROUBLE.get(waiting.get("reason", ""))
+    if not known:
+        return None
+    reason, advice = known
+    # The back-off text changes with every try; the image is what the user needs.
+    detail = f"image {status.get('image')}" if reason == "ImagePullFailed" else waiting.get("message", "")
+    name = status["name"]
+    return Problem(reason=reason, message=f"container {name}: {detail}; next: {advice}", container=name)
+
+
+def _terminated_problem(status: Mapping[str, Any]) -> Problem | None:
+    """A container that failed now, or that failed last and has not been ready since.
+
+    Without the second half it would seem well in each moment between two crashes.
+    """
+    state = status.get("state") or {}
+    last = {} if status.get("ready") else status.get("lastState") or {}
+    terminated = state.get("terminated") or last.get("terminated") or {}
+    code = terminated.get("exitCode", 0)
+    if code == 0:
+        return None
+    name = status["name"]
+    told = _told(terminated.get("message") or "")
+    if told:
+        step = f"; next: {told.next_step}" if told.next_step else ""
+        message = f"{told.message}{step}"
+        passing = code == ExitCode.PASSING
+        return Problem(reason=told.reason, message=message, container=name, passing=passing, told=True)
+    if terminated.get("reason") == "OOMKilled" or code == _OOM_EXIT:
+        message = f"container {name} ran out of memory; next: raise its memory limit"
+        return Problem(reason="OutOfMemory", message=message, container=name)
+    detail = (terminated.get("message") or terminated.get("reason") or "").strip()[-600:]
+    message = f"container {name} exited with code {code}: {detail}"
+    return Problem(reason="ContainerFailed", message=message, container=name, passing=code == ExitCode.PASSING)
+
+
+def _told(message: str) -> BuildFailure | None:
+    try:
+        return BuildFailure.model_validate_json(message)
+    except ValidationError:
+        return None
+
+
+def _scheduling_problem(pod: Manifest) -> Problem | None:
+    for condition in pod.get("status", {}).get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            message = f"no node takes the pod: {condition.get('message', '')}"
+            return Problem(reason=condition.get("reason") or "Unschedulable", message=message)
+    return None
+
+
+def _evicted(pod: Manifest) -> Problem | None:
+    status = pod.get("status", {})
+    if status.get("phase") == "Failed":
+        message = f"pod failed: {status.get('message') or status.get('reason') or 'no reason given'}"
+        return Problem(reason=status.get("reason") or "PodFailed", message=message, passing=True)
+    return None

@@ -1,0 +1,150 @@
+"""The one impure recipe: look, plan, carry out, say. The work queue calls it, for one BertDeployment at a time.
+
+It decides nothing: what to do is in the `Plan`, how is in `cluster`. It keeps nothing: replies go into the `World`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from bert_operator.api.actions import Note, Plan, Ref
+from bert_operator.api.observed import Manifest, Observed
+from bert_operator.cluster.calls import Cluster
+from bert_operator.cluster.errors import ApiError
+from bert_operator.observe import Key, World
+from bert_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CREATED_ELSEWHERE_SECONDS: Final = 1.0
+"""When a name was taken by a create of somebody else's, the watch shows the object within this time."""
+
+
+class Planner(Protocol):
+    """The pure heart."""
+
+    def make_plan(self, observed: Observed, settings: Settings, now: datetime) -> Plan:
+        """Decide what to do."""
+
+    def names_to_probe(self, observed: Observed) -> Iterable[tuple[str, str]]:
+        """Names we need whose ownership memory can't tell."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a reconcile ended."""
+
+    recheck_after: float | None = None
+    wrote: bool = False
+    gone: bool = False
+    """There is nothing to look after any more."""
+
+
+@dataclass(kw_only=True)
+class Reconciler:
+    """Brings one BertDeployment closer to what its spec says."""
+
+    world: World
+    cluster: Cluster
+    planner: Planner
+    settings: Settings
+    enqueue: Callable[[Key], None]
+    """Asks for other BertDeployments that our writes concern."""
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    async def reconcile(self, key: Key) -> Outcome:
+        """Look at one BertDeployment once.
+
+        Raises:
+            ApiError: something could not be written; what could be is written and said.
+        """
+        observed = self.world.observe(*key)
+        if observed is None or observed.bert["metadata"].get("deletionTimestamp"):
+            return Outcome(gone=True)  # owner references collect the children
+        observed = await self._probe(key, observed)
+        plan = self.planner.make_plan(observed, self.settings, self.now())
+        raced, failures = await self._write_children(key, plan)
+        notes = (*plan.notes, *(_note(error) for error in failures if error.refused))
+        if plan.status is not None:
+            self._lay(key, await self.cluster.write_status(observed.bert, plan.status))
+        for note in notes:
+            await self._tell(observed, note)
+        if failures:
+            raise failures[0]
+        wrote = bool(plan.apply or plan.create or plan.adopt or plan.delete)
+        recheck = CREATED_ELSEWHERE_SECONDS if raced else plan.recheck_after_seconds
+        return Outcome(recheck_after=recheck, wrote=wrote and not raced)
+
+    async def _probe(self, key: Key, observed: Observed) -> Observed:
+        wanted = tuple(self.planner.names_to_probe(observed))
+        if not wanted:
+            return observed
+        taken, ours = await self.cluster.foreign(key[0], observed.bert["metadata"]["uid"], wanted)
+        for obj in ours:
+            self._lay(key, obj)
+        return replace(self.world.observe(*key) or observed, foreign=taken)
+
+    async def _write_children(self, key: Key, plan: Plan) -> tuple[bool, list[ApiError]]:
+        """First what is new or different, all at once; only if all of that worked, adoptions and deletions."""
+        created = [self._create(key, manifest) for manifest in plan.create]
+        applied = [self._apply(key, manifest) for manifest in plan.apply]
+        results = await _all([*created, *applied])
+        failures = [result for result in results if isinstance(result, ApiError)]
+        raced = any(result is False for result in results)
+        if not failures:
+            adopted = [self._lay_reply(key, self.cluster.adopt(key[0], adoption)) for adoption in plan.adopt]
+            later = await _all([*adopted, *(self._delete(key, ref) for ref in plan.delete)])
+            failures = [result for result in later if isinstance(result, ApiError)]
+        return raced, failures
+
+    async def _apply(self, key: Key, manifest: Manifest) -> bool:
+        return await self._lay_reply(key, self.cluster.apply(manifest))
+
+    async def _create(self, key: Key, manifest: Manifest) -> bool:
+        reply = await self.cluster.create(manifest)
+        if reply is not None:
+            self._lay(key, reply)
+        return reply is not None
+
+    async def _delete(self, key: Key, ref: Ref) -> bool:
+        reply = await self.cluster.delete(key[0], ref)
+        if reply is not None:
+            self._lay(key, reply)
+        else:
+            self._others(key, self.world.drop({"kind": ref.kind, "metadata": {"uid": ref.uid}}))
+        return True
+
+    async def _lay_reply(self, key: Key, call: Awaitable[dict[str, Any]]) -> bool:
+        self._lay(key, await call)
+        return True
+
+    async def _tell(self, observed: Observed, note: Note) -> None:
+        try:
+            await self.cluster.tell(observed.bert, note)
+        except ApiError as error:
+            # An Event is a courtesy; the status says the same and must not be judged anew for its sake.
+            logger.warning("%s", error)
+
+    def _lay(self, key: Key, reply: Manifest) -> None:
+        self._others(key, self.world.lay_over(reply))
+
+    def _others(self, key: Key, keys: Iterable[Key]) -> None:
+        for other in keys:
+            if other != key:
+                self.enqueue(other)
+
+
+async def _all(calls: Iterable[Awaitable[bool]]) -> list[bool | ApiError]:
+    """Run all to their end, whatever becomes of some; anything but a refusal by the API server is raised."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, ApiError):
+            raise result
+    return [result for result in results if isinstance(result, bool | ApiError)]
+
+
+def _note(error: ApiError) -> Note:
+    return Note(type="Warning", reason="ApiRefused", message=f"The API server refused to {error.what}: {error.message}")

@@ -1,0 +1,108 @@
+"""The running operator: every part, put together once. `handlers` starts, feeds and stops it.
+
+It knows nothing of kopf. What it is told goes into the `World`; whom it concerns goes onto the work queue.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
+
+from bert_operator import health, logs, observe
+from bert_operator.cluster.calls import Cluster
+from bert_operator.cluster.connection import Connection
+from bert_operator.metrics import Metrics
+from bert_operator.reconcile import Outcome, Planner, Reconciler
+from bert_operator.settings import Settings
+from bert_operator.watches import Listing, Watches
+from bert_operator.work_queue import Done, Key, WorkQueue
+
+RESYNC_JITTER: Final = 0.2
+
+
+class Runtime:
+    """All that lives as long as the process."""
+
+    def __init__(self, settings: Settings, planner: Planner) -> None:
+        self._metrics = Metrics()
+        self._world = observe.World()
+        self._watches = Watches()
+        self.connection = Connection(self._metrics)
+        self._queue = WorkQueue(
+            work=resynced(self._reconcile, settings.resync_seconds), workers=settings.workers, metrics=self._metrics
+        )
+        self._reconciler = Reconciler(
+            world=self._world,
+            cluster=Cluster(self.connection),
+            planner=planner,
+            settings=settings,
+            enqueue=self._queue.add,
+        )
+        judge = health.Health(
+            watches=self._watches,
+            kinds=observe.KINDS,
+            heartbeat=health.Heartbeat(),
+            oldest_waiting=self._queue.oldest_waiting_seconds,
+            longest_running=self._queue.longest_running_seconds,
+        )
+        self._server = health.Server(judge, self._metrics)
+
+    async def start(self) -> None:
+        """Connect and answer probes; keys gather until `listed`.
+
+        Raises:
+            ConfigurationError: no way to the API server is configured.
+            OSError: the port of the probes is taken.
+        """
+        await self.connection.open()
+        await self._server.start()
+        self._queue.start()
+
+    async def stop(self) -> None:
+        """Finish what runs, then let go of everything."""
+        await self._queue.stop()
+        await self._server.stop()
+        await self.connection.close()
+
+    def seen(self, obj: Mapping[str, Any]) -> None:
+        """A watch or a listing showed an object."""
+        self._add(self._world.put(obj))
+
+    def gone(self, obj: Mapping[str, Any]) -> None:
+        """An object was deleted."""
+        self._add(self._world.drop(obj))
+
+    def listed(self) -> None:
+        """The first listings of all kinds are in the world: work may begin."""
+        self._queue.open()
+
+    def begin_listing(self, kind: str, namespace: str | None) -> Listing:
+        """A watch lists its kind, at start or because its connection could not be resumed."""
+        return self._watches.begin(kind, namespace)
+
+    def vanished(self, listing: Listing) -> list[dict[str, Any]]:
+        """A listing is complete: what was there before and isn't in it."""
+        return listing.complete(self._world.laid_over_before(listing.kind, listing.started))
+
+    def _add(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._queue.add(key)
+
+    async def _reconcile(self, key: Key) -> Outcome:
+        with logs.about(*key):
+            return await self._reconciler.reconcile(key)
+
+
+def resynced(
+    reconcile: Callable[[Key], Awaitable[Outcome]], seconds: float, random_number: Callable[[], float] = random.random
+) -> Callable[[Key], Awaitable[Done]]:
+    """Have everything that exists looked at again after a while, each at its own moment, even if nothing stirs."""
+
+    async def work(key: Key) -> Done:
+        outcome = await reconcile(key)
+        if outcome.gone:
+            return Done()
+        spread = seconds * (1 - RESYNC_JITTER + 2 * RESYNC_JITTER * random_number())
+        wish = outcome.recheck_after
+        return Done(again_after=spread if wish is None else min(wish, spread), wrote=outcome.wrote)
+
+    return work

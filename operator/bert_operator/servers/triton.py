@@ -1,0 +1,179 @@
+"""Triton Inference Server: configuration, container, endpoints. Called through `servers.SERVERS`; no I/O.
+
+Flags are keyed by the release: an unknown one stops the server. Admin APIs are closed with a key that nobody knows:
+the container draws a random one at each start, so no pod spec, ConfigMap or Secret holds it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
+from typing import Any, Final
+
+from bert_operator.api import names, spec
+from bert_operator.api.status import Endpoint
+from bert_operator.servers import triton_config, triton_sizing
+from bert_operator.servers.base import ConfigFile, ServedVersion, ServerContainer, Volume
+from bert_operator.settings import Settings, TritonRelease
+
+HTTP_PORT: Final = 8000
+GRPC_PORT: Final = 8001
+METRICS_PORT: Final = 8002
+USER: Final = 1000
+PRE_STOP_SECONDS: Final = 8
+"""Endpoints are told everywhere that the pod goes before Triton closes its ports."""
+_GRACE_SECONDS: Final = 15
+_STARTUP_PERIOD_SECONDS: Final = 3
+
+_CONFIG_FILE: Final = "config.pbtxt"
+_ADMIN_APIS: Final = "model-repository,shared-memory,trace,logging"
+_START: Final = (
+    "key=$(cat /proc/sys/kernel/random/uuid) && exec /opt/tritonserver/bin/tritonserver "
+    f'"--http-restricted-api={_ADMIN_APIS}:bertops-key=$key" '
+    f'"--grpc-restricted-protocol={_ADMIN_APIS}:bertops-key=$key" "$@"'
+)
+
+_OLDEST: Final = (24, 10)
+_SINCE: Final[Mapping[str, tuple[int, int]]] = {"--http-max-input-size": (25, 6)}
+"""Flags that users may give in extraArgs and that the oldest release doesn't know."""
+
+
+class Triton:
+    """Triton, on a CPU."""
+
+    ports: Final[Mapping[str, int]] = {"http": HTTP_PORT, "grpc": GRPC_PORT, "metrics": METRICS_PORT}
+
+    def unsupported(self, wish: spec.BertDeploymentSpec, settings: Settings) -> list[str]:
+        """What can't be served as written: field, what was found, what to write instead."""
+        return [*_release_faults(wish, settings), *_profile_faults(wish, settings)]
+
+    def config_files(
+        self, served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, settings: Settings
+    ) -> Mapping[str, ConfigFile]:
+        """One config.pbtxt per served version, as `<server name>/config.pbtxt`."""
+        backend = _release(wish, settings).onnx_backend
+        return {
+            f"{one.server_name}/{_CONFIG_FILE}": ConfigFile(
+                key=f"{one.server_name}.{_CONFIG_FILE}", text=triton_config.render(one, wish, backend)
+            )
+            for one in served
+        }
+
+    def container(
+        self, served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, settings: Settings
+    ) -> ServerContainer:
+        """Triton's container; every writable folder is a volume."""
+        release = _release(wish, settings)
+        exit_timeout = wish.server.triton.exit_timeout_seconds
+        startup = ceil(triton_sizing.startup_seconds(wish, served) / _STARTUP_PERIOD_SECONDS)
+        return ServerContainer(
+            image=wish.server.image or release.image,
+            command=("/bin/sh", "-c", _START, "tritonserver"),
+            args=(*_flags(exit_timeout), *wish.server.extra_args),
+            env=_env(wish, served, release),
+            startup_probe=_probe("ready", period=_STARTUP_PERIOD_SECONDS, failures=startup),
+            readiness_probe=_probe("ready", period=5, failures=3),
+            liveness_probe=_probe("live", period=10, failures=6),
+            lifecycle={"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
+            resources=triton_sizing.resources(wish, served),
+            termination_grace_seconds=PRE_STOP_SECONDS + exit_timeout + _GRACE_SECONDS,
+            run_as_user=USER,
+            volumes=_volumes(served),
+        )
+
+    def endpoints(self, name: str, namespace: str) -> Endpoint:
+        """HTTP and gRPC of the KServe v2 protocol, and Prometheus metrics."""
+        host = f"{name}.{namespace}.svc"
+        return Endpoint(
+            http=f"http://{host}:{HTTP_PORT}",
+            grpc=f"{host}:{GRPC_PORT}",
+            metrics=f"http://{host}:{METRICS_PORT}/metrics",
+        )
+
+
+def _release(wish: spec.BertDeploymentSpec, settings: Settings) -> TritonRelease:
+    return settings.triton.releases[wish.server.release or settings.triton.default_release]
+
+
+def _version(release: str) -> tuple[int, int] | None:
+    """(year, month) of a release: its name starts with NVIDIA's, e.g. 24.10 or 24.10-cpu."""
+    found = re.match(r"(\d\d)\.(\d\d)(?!\d)", release)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _release_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterator[str]:
+    name = wish.server.release or settings.triton.default_release
+    known = ", ".join(sorted(settings.triton.releases))
+    if name not in settings.triton.releases:
+        yield f"server.release is {name!r}, which the operator's settings don't have: write one of {known}"
+        return
+    version = _version(name)
+    if version is None:
+        yield (
+            f"server.release is {name!r}, which doesn't start with a Triton release: name it e.g. '24.10' or "
+            "'24.10-cpu' in the operator's settings (triton.releases), flags depend on it"
+        )
+        return
+    if version < _OLDEST:
+        oldest = f"{_OLDEST[0]}.{_OLDEST[1]}"
+        yield f"server.release is {name!r}: releases before {oldest} are not supported, write a newer one"
+    yield from _flag_faults(wish, name, version)
+
+
+def _flag_faults(wish: spec.BertDeploymentSpec, name: str, version: tuple[int, int]) -> Iterator[str]:
+    for index, argument in enumerate(wish.server.extra_args):
+        since = _SINCE.get(argument.partition("=")[0])
+        if since and version < since:
+            yield (
+                f"server.extraArgs[{index}] is {argument!r}, which Triton knows since {since[0]}.{since[1]:02}: "
+                f"remove it or set server.release to a newer one than {name!r}"
+            )
+
+
+def _profile_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterator[str]:
+    profile = wish.hardware.profile
+    if profile not in settings.hardware_profiles:
+        known = ", ".join(sorted(settings.hardware_profiles))
+        yield f"hardware.profile is {profile!r}, which the operator's settings don't have: write one of {known}"
+
+
+def _flags(exit_timeout: int) -> tuple[str, ...]:
+    return (
+        f"--model-repository={names.MODELS_MOUNT}",
+        "--model-control-mode=none",
+        "--exit-on-error=true",
+        "--strict-readiness=true",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={exit_timeout}",
+        f"--http-port={HTTP_PORT}",
+        f"--grpc-port={GRPC_PORT}",
+        f"--metrics-port={METRICS_PORT}",
+        "--allow-gpu-metrics=false",
+        "--pinned-memory-pool-byte-size=0",
+    )
+
+
+def _env(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion], release: TritonRelease) -> Mapping[str, str]:
+    """Ours win over the user's: the CRD refuses theirs by the same names."""
+    threads = max(triton_sizing.threads(wish, one.model) for one in served)
+    ours = {"HOME": "/tmp", "OMP_NUM_THREADS": str(threads), "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108 - an emptyDir
+    if release.python_environment:
+        ours["PYTHONPATH"] = release.python_environment
+    return {variable.name: variable.value for variable in wish.server.env} | ours
+
+
+def _probe(kind: str, *, period: int, failures: int) -> Mapping[str, Any]:
+    return {
+        "httpGet": {"path": f"/v2/health/{kind}", "port": "http"},
+        "periodSeconds": period,
+        "timeoutSeconds": 3,
+        "failureThreshold": failures,
+    }
+
+
+def _volumes(served: Sequence[ServedVersion]) -> tuple[Volume, ...]:
+    """Memory used in /dev/shm counts towards the container's memory limit; `triton_sizing` has added it."""
+    shm = triton_sizing.mib(triton_sizing.shm_bytes(served))
+    return (
+        Volume(name="shm", mount_path="/dev/shm", source={"emptyDir": {"medium": "Memory", "sizeLimit": shm}}),  # noqa: S108
+        Volume(name="tmp", mount_path="/tmp", source={"emptyDir": {"sizeLimit": "256Mi"}}),  # noqa: S108
+    )

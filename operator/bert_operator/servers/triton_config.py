@@ -1,0 +1,94 @@
+"""config.pbtxt of one served version, made as a protobuf message. `triton` calls it.
+
+Tensor names, types and shapes come from the artifact, never from the spec. Text is printed from the message and parsed
+back, so no name can smuggle syntax into it.
+"""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf import text_format
+
+from bert_operator.api import names, spec
+from bert_operator.api.report import TensorSpec
+from bert_operator.servers import triton_sizing
+from bert_operator.servers.base import ServedVersion
+
+
+def render(one: ServedVersion, wish: spec.BertDeploymentSpec, backend: str) -> str:
+    """The text of config.pbtxt.
+
+    Raises:
+        ValueError: the text doesn't read back as the message it was printed from.
+    """
+    config = _config(one, wish, backend)
+    text: str = text_format.MessageToString(config)
+    if parse(text) != config:
+        raise ValueError(f"config.pbtxt of {one.server_name} doesn't read back as written: report this as a defect")
+    return text
+
+
+def parse(text: str) -> Any:  # noqa: ANN401 - protobuf messages made at run time have no static type
+    """The ModelConfig message that a config.pbtxt stands for."""
+    return text_format.Parse(text, _messages().ModelConfig())
+
+
+@cache
+def _messages() -> Any:  # noqa: ANN401 - as above
+    """The module model_config_pb2 alone: its package imports gRPC and numpy (27 MB, 0.4 s), this costs 0.7 MB."""
+    package: Final = importlib.util.find_spec("tritonclient")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("tritonclient is not installed: pip install 'tritonclient[grpc]'")
+    file = Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+    module_spec = importlib.util.spec_from_file_location("bert_operator.servers._model_config_pb2", file)
+    if module_spec is None or module_spec.loader is None:
+        raise ModuleNotFoundError(f"{file} is not there: this tritonclient is not one we know")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module
+
+
+def _config(one: ServedVersion, wish: spec.BertDeploymentSpec, backend: str) -> Any:  # noqa: ANN401 - as above
+    messages = _messages()
+    serving, report = one.model.serving, one.artifact.report
+    config = messages.ModelConfig(
+        name=one.server_name,
+        backend=backend,
+        max_batch_size=serving.max_batch_size,
+        default_model_filename=names.ONNX_FILE,
+        input=[_tensor(messages.ModelInput, tensor) for tensor in report.inputs],
+        output=[_tensor(messages.ModelOutput, tensor) for tensor in report.outputs],
+    )
+    config.version_policy.specific.versions.append(one.version)
+    config.instance_group.add(count=serving.instances, kind=messages.ModelInstanceGroup.KIND_CPU)
+    if serving.batching.enabled:
+        config.dynamic_batching.max_queue_delay_microseconds = serving.batching.max_queue_delay_microseconds
+        config.dynamic_batching.preferred_batch_size.extend(serving.batching.preferred_batch_sizes or ())
+    # BERT is one chain of operators: threads across operators would only wait, and ONNX Runtime starts none for 1.
+    for key, value in (("intra_op_thread_count", triton_sizing.threads(wish, one.model)), ("inter_op_thread_count", 1)):
+        config.parameters[key].string_value = str(value)
+    if serving.warmup:
+        _add_warmups(config, one)
+    return config
+
+
+def _tensor(kind: Any, tensor: TensorSpec) -> Any:  # noqa: ANN401 - as above
+    return kind(name=tensor.name, data_type=_data_type(tensor), dims=tensor.dims)
+
+
+def _data_type(tensor: TensorSpec) -> int:
+    value: int = _messages().DataType.Value(f"TYPE_{tensor.dtype}")
+    return value
+
+
+def _add_warmups(config: Any, one: ServedVersion) -> None:  # noqa: ANN401 - as above
+    """Zeros only: random numbers would be token ids beyond the vocabulary."""
+    for length in triton_sizing.warmup_lengths(one.model, one.artifact.report):
+        for batch in triton_sizing.warmup_batches(one.model):
+            sample = config.model_warmup.add(name=f"batch-{batch}-length-{length}", batch_size=batch, count=1)
+            for tensor in one.artifact.report.inputs:
+                sample.inputs[tensor.name].data_type = _data_type(tensor)
+                sample.inputs[tensor.name].dims.extend(dim if dim > 0 else length for dim in tensor.dims)
+                sample.inputs[tensor.name].zero_data = True

@@ -1,0 +1,147 @@
+"""What serves: ConfigMap, Deployment and Service, and how far they are. A pure part of `plan`.
+
+Until every version has its artifact nothing here is asked for anew: what serves goes on serving.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bert_operator import checks, pod_state
+from bert_operator.api import names
+from bert_operator.api.actions import Ref
+from bert_operator.api.observed import Manifest
+from bert_operator.case import Case, find
+from bert_operator.objects import config_map, deployment, drift, service
+from bert_operator.pod_state import Problem
+from bert_operator.servers import SERVERS
+from bert_operator.servers.base import ConfigFile, ServedVersion, Server
+
+
+def server(case: Case) -> Server:
+    """The server that the spec names."""
+    return SERVERS[case.spec.server.type]
+
+
+def desired(case: Case, versions: Sequence[checks.VersionFacts]) -> list[dict[str, Any]]:
+    """ConfigMap, Deployment and Service; only the Service while an artifact is missing."""
+    svc = service.manifest(case.identity, server(case).ports)
+    if any(version.artifact is None for version in versions):
+        return [svc]
+    served = list(_served(case, versions))
+    files = server(case).config_files(served, case.spec, case.settings)
+    made = _deployment(case, served, files, versions)
+    return [config_map.manifest(case.identity, files), _keeping_images(case, made), svc]
+
+
+def facts(case: Case, wanted: Sequence[Manifest]) -> checks.ServingFacts | None:
+    """How far the live Deployment is; None while there is none."""
+    live = find(case.observed.deployments, case.identity.child_name)
+    if live is None:
+        return None
+    want = next((manifest for manifest in wanted if manifest["kind"] == "Deployment"), None)
+    status = live.get("status") or {}
+    seen = int(status.get("observedGeneration") or 0) >= int(live["metadata"].get("generation") or 0)
+    return checks.ServingFacts(
+        wished=case.spec.replicas,
+        current=seen and want is not None and not drift.differs(want, live),
+        replicas=int(status.get("replicas") or 0),
+        updated=int(status.get("updatedReplicas") or 0),
+        ready=int(status.get("readyReplicas") or 0),
+        available=int(status.get("availableReplicas") or 0),
+        stuck=_stuck(status),
+    )
+
+
+def problem(case: Case, wanted: Sequence[Manifest]) -> Problem | None:
+    """What keeps the newest serving pods from becoming ready."""
+    content = next((config_hash(manifest) for manifest in wanted if manifest["kind"] == "ConfigMap"), None)
+    pods = [
+        pod
+        for pod in sorted(case.observed.pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+        if not pod_state.ready(pod)
+        and "deletionTimestamp" not in pod["metadata"]
+        and (content is None or config_hash(pod) == content)
+    ]
+    return next((found for pod in reversed(pods) if (found := pod_state.problem(pod))), None)
+
+
+def orphans(case: Case, wanted: Sequence[Manifest]) -> list[Ref]:
+    """ConfigMaps that neither the wanted Deployment nor any of its kept revisions mounts."""
+    kept = {config_hash(manifest) for manifest in wanted if manifest["kind"] == "ConfigMap"}
+    if not kept:
+        return []
+    kept |= {config_hash(live) for live in (*case.observed.replica_sets, *case.observed.pods)}
+    return [
+        Ref(kind="ConfigMap", name=live["metadata"]["name"], uid=live["metadata"]["uid"])
+        for live in case.observed.config_maps
+        if config_hash(live) not in kept and "deletionTimestamp" not in live["metadata"]
+    ]
+
+
+def config_hash(manifest: Manifest) -> str:
+    """Content hash of the generated configuration that an object is or mounts."""
+    return str((manifest["metadata"].get("labels") or {}).get(names.CONFIG_LABEL, ""))
+
+
+def _keeping_images(case: Case, made: dict[str, Any]) -> dict[str, Any]:
+    """An operator upgrade brings new default images; they alone must not restart what serves (if it does)."""
+    live = find(case.observed.deployments, case.identity.child_name)
+    serves = live is not None and (live.get("status") or {}).get("availableReplicas")
+    if live is None or not serves or _images_wish(live) != _images_wish(made):
+        return made
+    kept = deployment.with_images_of(made, live)
+    return made if drift.differs(drift.stamped(kept), live) else kept
+
+
+def _images_wish(manifest: Manifest) -> str:
+    return str((manifest["metadata"].get("annotations") or {}).get(names.IMAGES_ANNOTATION, ""))
+
+
+def _served(case: Case, versions: Sequence[checks.VersionFacts]) -> Iterator[ServedVersion]:
+    built = {(version.model, version.version): version for version in versions}
+    for model in case.spec.models:
+        for version in model.versions:
+            found = built[model.name, version.version]
+            if found.artifact is not None:
+                yield ServedVersion(
+                    model=model, version=version.version, artifact_name=found.artifact_name, artifact=found.artifact
+                )
+
+
+def _deployment(
+    case: Case,
+    served: Sequence[ServedVersion],
+    files: Mapping[str, ConfigFile],
+    versions: Sequence[checks.VersionFacts],
+) -> dict[str, Any]:
+    return deployment.manifest(
+        deployment.ServerDeployment(
+            identity=case.identity,
+            spec=case.spec,
+            settings=case.settings,
+            ports=server(case).ports,
+            container=server(case).container(served, case.spec, case.settings),
+            served=tuple(served),
+            files=files,
+            claim_name=case.store_claim_name,
+            one_node_claims=case.one_node_claims([case.store_claim_name]),
+            answers={
+                version.request_key: {
+                    "artifact": version.artifact_name,
+                    "revision": version.artifact.report.revision,
+                }
+                for version in versions
+                if version.artifact
+            },
+        )
+    )
+
+
+def _stuck(status: Mapping[str, Any]) -> str:
+    """Why the Deployment's controller can't get on, in its own words."""
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return f"Kubernetes can't create the pods: {condition.get('message', '')}"
+        if condition["type"] == "Progressing" and condition["status"] == "False":
+            return f"the rollout made no progress: {condition.get('message', '')}"
+    return ""

@@ -1,0 +1,83 @@
+"""Settings of the operator: images, server releases, hardware profiles. Read once, from the chart's ConfigMap.
+
+`handlers` loads them at start; everything below gets them as an argument.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import yaml
+from pydantic import Field
+
+from bert_operator.api.base import Model
+from bert_operator.api.spec import LabelKey, LabelValue, Resources, Toleration
+
+SETTINGS_ENV: Final = "BERTOPS_SETTINGS"
+DEFAULT_PATH: Final = "/etc/bert-operator/settings.yaml"
+
+
+class Images(Model):
+    """Images of our own pods."""
+
+    operator: str
+    """Runs preflight and verify beside the servers; the operator's own image."""
+    build: str
+    """Runs the export steps: PyTorch, transformers, ONNX."""
+
+
+class TritonRelease(Model):
+    """One Triton image and what it can do."""
+
+    image: str
+    onnx_backend: Literal["onnxruntime", "onnxruntime_python"] = "onnxruntime"
+    """Which of the image's backends runs ONNX: the public images' own, or ours over the Python backend."""
+    python_environment: str = ""
+    """Value of PYTHONPATH that the image's Python backend needs; empty for public images."""
+
+
+class Triton(Model):
+    """Releases of Triton that users may name."""
+
+    default_release: str
+    releases: dict[str, TritonRelease]
+
+
+class HardwareProfile(Model):
+    """A kind of node that users may name in `hardware.profile`."""
+
+    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
+    tolerations: list[Toleration] = Field(default_factory=list)
+
+
+class BuildDefaults(Model):
+    """What a build gets when the BertDeployment doesn't say."""
+
+    resources: Resources
+    hub_endpoint: str = ""
+    """HF_ENDPOINT of the fetch container; empty is the public hub."""
+
+
+class Settings(Model):
+    """Everything an installation can change."""
+
+    images: Images
+    triton: Triton
+    hardware_profiles: Annotated[dict[str, HardwareProfile], Field(min_length=1)]
+    build: BuildDefaults
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    workers: int = Field(8, ge=1, le=64)
+    """Reconciles that run at once."""
+    resync_seconds: int = Field(600, ge=10)
+    """Every BertDeployment is looked at this often even if nothing stirs, ± 20 %."""
+
+
+def load(path: str | None = None) -> Settings:
+    """Read the settings file named by BERTOPS_SETTINGS, or the chart's mount.
+
+    Raises:
+        OSError: the file can't be read.
+        pydantic.ValidationError: a field is missing, unknown or of the wrong type; the text names it.
+    """
+    file = Path(path or os.environ.get(SETTINGS_ENV, DEFAULT_PATH))
+    return Settings.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))

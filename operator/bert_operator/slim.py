@@ -1,0 +1,86 @@
+"""Cut objects down to what planning reads, so that thousands fit in memory. `observe` calls it for all it keeps.
+
+Never changes the object it is given, and never fails on one of an odd shape.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from bert_operator.api.observed import Manifest
+
+LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+POD_METADATA: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "labels",
+    "ownerReferences",
+    "deletionTimestamp",
+    "creationTimestamp",
+    "resourceVersion",
+)
+POD_STATUS: Final = ("phase", "conditions", "reason", "message")
+CONTAINER_STATUS: Final = ("name", "image", "ready", "restartCount", "state", "lastState")
+
+
+def slim(obj: Manifest) -> dict[str, Any]:
+    """A copy of the object without what nobody plans with.
+
+    Args:
+        obj: the object as the API server gave it, `kind` included.
+
+    Returns:
+        A new object that shares its leaves with the given one.
+    """
+    return _CUTS.get(str(obj.get("kind")), _whole)(obj)
+
+
+def _whole(obj: Manifest) -> dict[str, Any]:
+    return {**obj, "metadata": _metadata(obj)}
+
+
+def _metadata_only(obj: Manifest) -> dict[str, Any]:
+    return {"apiVersion": obj.get("apiVersion"), "kind": obj.get("kind"), "metadata": _metadata(obj)}
+
+
+def _replica_set(obj: Manifest) -> dict[str, Any]:
+    # The pod template is most of a ReplicaSet, and the Deployment has the current one.
+    return {
+        **_metadata_only(obj),
+        "spec": _pick(obj.get("spec"), ("replicas",)),
+        "status": _pick(obj.get("status"), ("replicas", "readyReplicas", "availableReplicas", "conditions")),
+    }
+
+
+def _pod(obj: Manifest) -> dict[str, Any]:
+    status = obj.get("status") or {}
+    cut = _pick(status, POD_STATUS)
+    for key in ("initContainerStatuses", "containerStatuses"):
+        if status.get(key):
+            cut[key] = [_pick(container, CONTAINER_STATUS) for container in status[key]]
+    return {
+        "apiVersion": obj.get("apiVersion"),
+        "kind": "Pod",
+        "metadata": _pick(obj.get("metadata"), POD_METADATA),
+        "spec": _pick(obj.get("spec"), ("nodeName",)),
+        "status": cut,
+    }
+
+
+def _metadata(obj: Manifest) -> dict[str, Any]:
+    metadata = {key: value for key, value in (obj.get("metadata") or {}).items() if key != "managedFields"}
+    annotations = metadata.get("annotations")
+    if annotations and LAST_APPLIED in annotations:
+        metadata["annotations"] = {key: value for key, value in annotations.items() if key != LAST_APPLIED}
+    return metadata
+
+
+def _pick(value: Mapping[str, Any] | None, keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value[key] for key in keys if key in value} if value else {}
+
+
+_CUTS: Final[Mapping[str, Callable[[Manifest], dict[str, Any]]]] = {
+    "Pod": _pod,
+    "ReplicaSet": _replica_set,
+    "ConfigMap": _metadata_only,
+}

@@ -1,0 +1,57 @@
+"""BertDeployments of the end-to-end tests, and what users look at."""
+
+from typing import Any
+
+from support.installation import change_file
+from support.kube import Kube, condition, wait_for
+
+OURS = "app.kubernetes.io/managed-by=bert-operator"
+
+
+def minilm(name: str = "minilm", **spec: Any) -> dict[str, Any]:
+    """The sample's spec, small enough for two cores."""
+    model = {
+        "name": "minilm",
+        "build": {"task": "feature-extraction", "maxSequenceLength": 64},
+        "versions": [{"version": 1, "source": {"pvc": {"claimName": "models", "path": "all-MiniLM-L6-v2"}}}],
+    }
+    return {
+        "apiVersion": "bertops.dev/v1alpha1",
+        "kind": "BertDeployment",
+        "metadata": {"name": name},
+        "spec": {"server": {"type": "triton"}, "storage": {"size": "1Gi"}, "models": [model]} | spec,
+    }
+
+
+def with_source(name: str, source: dict[str, Any], *, claim: str, **build: Any) -> dict[str, Any]:
+    """A BertDeployment that builds from some source into an existing claim."""
+    bert = minilm(name, storage={"claimName": claim})
+    bert["spec"]["models"][0]["versions"][0]["source"] = source
+    bert["spec"]["models"][0]["build"] |= build
+    return bert
+
+
+def verdict(kube: Kube, name: str, kind: str, status: str, *, seconds: float) -> dict[str, Any]:
+    """A condition once it has this status for the present spec."""
+
+    def look() -> dict[str, Any] | None:
+        found = condition(kube.get("bertdeployment", name), kind)
+        return found if found.get("status") == status else None
+
+    return wait_for(
+        f"{name}: {kind}={status}",
+        look,
+        seconds=seconds,
+        seen=lambda: (kube.get("bertdeployment", name) or {}).get("status"),
+    )
+
+
+def serving_pods(kube: Kube, name: str) -> list[dict[str, Any]]:
+    """The serving pods of a BertDeployment."""
+    return list(kube.list("pods", f"app.kubernetes.io/instance={name},app.kubernetes.io/component=server"))
+
+
+def store_listing(kube: Kube, image: str, claim: str) -> list[str]:
+    """Every file and folder of the store, relative, without lost+found."""
+    text = change_file(kube, image, claim, "cd /data && find . -mindepth 1 -not -name lost+found | sort")
+    return text.split()

@@ -1,0 +1,88 @@
+"""A real node, the operator installed by its chart, and a real model on a claim: once for all end-to-end tests."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.installation import (
+    ROOT,
+    Images,
+    built_images,
+    install_operator,
+    put_model,
+    restricted_namespace,
+)
+from support.kube import Kube
+
+CLUSTER = "e2e"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs the node."""
+    for item in items:
+        item.add_marker(pytest.mark.e2e)
+        item.add_marker(pytest.mark.timeout(420))
+
+
+def _localcluster(*arguments: str) -> str:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-m", "localcluster", *arguments]
+    return subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def model() -> Path:
+    """Folder of all-MiniLM-L6-v2."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-m", "images", "fixture", "minilm"]
+    printed = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return Path(os.environ.get("BERTOPS_E2E_MODEL") or printed.strip())
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    """Images built from this tree, loaded on the node."""
+    references, archives = built_images()
+    _localcluster("up", "--name", CLUSTER)
+    for archive in archives:
+        _localcluster("load-image", str(archive), "--name", CLUSTER)
+    return references
+
+
+@pytest.fixture(scope="session")
+def cluster(images: Images) -> Kube:
+    """The cluster with the operator installed by Helm."""
+    assert images
+    kubeconfig = Path(_localcluster("kubeconfig", "--name", CLUSTER))
+    kube = Kube(kubeconfig=kubeconfig, tools=Path(_localcluster("build-binaries").splitlines()[-1]))
+    install_operator(kube, images)
+    return kube
+
+
+@pytest.fixture(scope="module")
+def kube(cluster: Kube, images: Images, model: Path, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A namespace of the test module's own, with the real model on the claim `models`; "restricted" is enforced."""
+    name = "e2e-" + request.module.__name__.rpartition(".")[2].removeprefix("test_").replace("_", "-")
+    here = replace(cluster, namespace=name)
+    restricted_namespace(here)
+    put_model(here, images.operator, model)
+    yield here
+    here.run("kubectl", "delete", "namespace", name, "--wait=true", "--timeout=120s")
+
+
+@pytest.fixture(autouse=True)
+def tell_on_failure(request: pytest.FixtureRequest) -> Iterator[None]:
+    """When a test fails, say what the cluster looked like."""
+    failed_before = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed_before and "kube" in request.fixturenames:
+        here: Kube = request.getfixturevalue("kube")
+        print(here.kubectl("get", "bertd,pods,jobs,pvc", "-o", "wide", check=False))
+        print(here.kubectl("get", "events", "--sort-by=.lastTimestamp", check=False)[-4000:])
+        system = replace(here, namespace="bert-system")
+        print(system.kubectl("logs", "deployment/bert-operator", "--tail=60", check=False))

@@ -1,0 +1,82 @@
+"""A steady, bounded load from inside the cluster: a connection for each request, every failure written down."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from support.kube import Kube, wait_for
+
+_CLIENT: Final = """
+import json, os, signal, time, urllib.request
+url, body = os.environ["URL"], os.environ["BODY"].encode()
+sent, failed, stopped = 0, [], []
+signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+while not stopped and sent < 6000:
+    sent += 1
+    try:
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            if not json.load(reply)["outputs"][0]["data"]:
+                failed.append("empty answer")
+    except Exception as error:
+        failed.append(f"request {sent}: {error!r}")
+    if sent == 1:
+        print("started", flush=True)
+    time.sleep(0.05)
+with open("/dev/termination-log", "w") as log:
+    json.dump({"sent": sent, "failed": failed[:10]}, log)
+"""
+
+
+@dataclass
+class Load:
+    """What the client counted; filled when the load ends."""
+
+    sent: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def steady_load(kube: Kube, image: str, service: str, model: str) -> Iterator[Load]:
+    """Send requests to a Service until the block ends."""
+    load = Load()
+    kube.apply(_pod(kube, image, service, model))
+    wait_for("the load", lambda: "started" in kube.kubectl("logs", "load", check=False), seconds=60)
+    yield load
+    kube.kubectl("delete", "pod", "load", "--wait=false")
+    told = wait_for("the load's count", lambda: _told(kube), seconds=60)
+    load.sent, load.failed = told["sent"], told["failed"]
+
+
+def _told(kube: Kube) -> dict[str, Any] | None:
+    pod = kube.get("pod", "load")
+    if pod is None:
+        raise AssertionError("the load's pod went without a word")
+    for status in pod["status"].get("containerStatuses") or ():
+        message = (status["state"].get("terminated") or {}).get("message")
+        if message:
+            kube.kubectl("patch", "pod", "load", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+            told: dict[str, Any] = json.loads(message)
+            return told
+    return None
+
+
+def _pod(kube: Kube, image: str, service: str, model: str) -> dict[str, Any]:
+    tensors = {"input_ids": [101, 7592, 2088, 102], "attention_mask": [1] * 4, "token_type_ids": [0] * 4}
+    inputs = [{"name": n, "shape": [1, 4], "datatype": "INT64", "data": data} for n, data in tensors.items()]
+    url = f"http://{service}.{kube.namespace}.svc:8000/v2/models/{model}/infer"
+    env = {"URL": url, "BODY": json.dumps({"inputs": inputs})}
+    container = {
+        "name": "load",
+        "image": image,
+        "command": ["python", "-c", _CLIENT],
+        "env": [{"name": name, "value": value} for name, value in env.items()],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    security = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    # The finalizer keeps the deleted pod's last words until they are read.
+    metadata = {"name": "load", "finalizers": ["tests.bertops.dev/read"]}
+    spec = {"restartPolicy": "Never", "securityContext": security, "containers": [container]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

@@ -1,0 +1,105 @@
+"""Mistakes and mishaps end in a condition that names cause and next step, and leave nothing half-written."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e import berts
+from support.installation import Images, change_file, loader_pod
+from support.kube import Kube
+
+STORE = "store"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def broken_models(kube: Kube, images: Images) -> None:
+    """Beside the good model: one with torn weights, and one that isn't a BERT."""
+    _claim(kube, STORE)
+    gpt = json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
+    script = (
+        "cd /data && cp -r all-MiniLM-L6-v2 torn && truncate -s 1000000 torn/model.safetensors && "
+        f"mkdir gpt && cp all-MiniLM-L6-v2/model.safetensors gpt/ && printf '%s' '{gpt}' > gpt/config.json"
+    )
+    change_file(kube, images.operator, "models", script)
+
+
+def _claim(kube: Kube, name: str, **spec: Any) -> None:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}} | spec
+    kube.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec})
+
+
+def pvc(path: str) -> dict[str, Any]:
+    return {"pvc": {"claimName": "models", "path": path}}
+
+
+CASES = {
+    "wrong-path": (pvc("all-MiniLM"), "SourceResolved", ["all-MiniLM", "all-MiniLM-L6-v2"]),
+    "torn-weights": (pvc("torn"), "Built", ["model.safetensors"]),
+    "not-a-bert": (pvc("gpt"), "Built", ["gpt2"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_named_with_its_next_step(kube: Kube, images: Images, name: str) -> None:
+    source, kind, words = CASES[name]
+    kube.apply(berts.with_source(name, source, claim=STORE))
+    found = berts.verdict(kube, name, kind, "False", seconds=120)
+    for word in words:
+        assert word in found["message"]
+    assert "next: " in found["message"]
+    assert berts.verdict(kube, name, "Ready", "False", seconds=10)["reason"] == found["reason"]
+    assert _half_written(kube, images, STORE) == []
+
+
+def test_an_unknown_revision_is_named(kube: Kube, images: Images, hub: str) -> None:
+    source = {"huggingFace": {"repo": "org/minilm", "revision": "no-such-branch"}}
+    kube.apply(berts.with_source("no-revision", source, claim=STORE))
+    found = berts.verdict(kube, "no-revision", "SourceResolved", "False", seconds=120)
+    assert hub
+    assert "no-such-branch" in found["message"]
+    assert _half_written(kube, images, STORE) == []
+
+
+def test_a_full_disk_is_named_and_nothing_half_written_is_left(kube: Kube, images: Images, small_claim: str) -> None:
+    kube.apply(berts.with_source("full", pvc("all-MiniLM-L6-v2"), claim=small_claim))
+    found = berts.verdict(kube, "full", "Built", "False", seconds=200)
+    assert found["reason"] in {"NoSpace", "StoreFull"}
+    assert "next: " in found["message"]
+    assert _half_written(kube, images, small_claim) == []
+
+
+@pytest.fixture
+def small_claim(kube: Kube, tmp_path: Path) -> Iterator[str]:
+    """A claim on a file system of 20 MiB that is really full."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m,mode=0777", "tmpfs", str(folder)], check=True)
+    name = f"small-{kube.namespace}"
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "20Mi"},
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "",
+            "hostPath": {"path": str(folder)},
+        },
+    }
+    kube.apply(volume)
+    _claim(kube, "small", storageClassName="", volumeName=name, resources={"requests": {"storage": "20Mi"}})
+    yield "small"
+    kube.kubectl("delete", "bertd", "full", "--ignore-not-found", "--cascade=foreground", "--wait=true")
+    kube.kubectl("delete", "pvc", "small", "--wait=true")
+    kube.run("kubectl", "delete", "pv", name, "--wait=true")
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _half_written(kube: Kube, images: Images, claim: str) -> list[str]:
+    """What a failed build left on the store: nothing but empty folders may."""
+    with loader_pod(kube, images.operator, claim, "look") as pod:
+        return kube.kubectl("exec", pod, "--", "find", "/data", "-type", "f").split()

@@ -1,0 +1,144 @@
+"""What the chart renders. `make golden` writes the expected files anew; read the diff before you commit it."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bert_operator.settings import Settings
+from support import helm
+
+FOLDER = Path(__file__).parent / "chart"
+CASES = sorted(path.name.removesuffix(".values.yaml") for path in FOLDER.glob("*.values.yaml"))
+FORBIDDEN = {"secrets", "roles", "rolebindings", "clusterroles", "clusterrolebindings", "pods/exec", "serviceaccounts"}
+
+
+@pytest.fixture(scope="module")
+def binary() -> str:
+    found = helm.find()
+    if found is None:
+        pytest.skip("helm is neither on PATH nor built: install it, or run `python -m localcluster build-binaries`")
+    return found
+
+
+def _template(binary: str, case: str, *more: str) -> str:
+    values = str(FOLDER / f"{case}.values.yaml")
+    arguments = ["template", "bert-operator", str(helm.CHART), "--namespace", "bert-system", "--values", values, *more]
+    done = helm.run(binary, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    return [found for found in yaml.safe_load_all(text) if found]
+
+
+def _one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = [obj for obj in objects if obj["kind"] == kind]
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_renders_as_before(binary: str, case: str) -> None:
+    rendered = _template(binary, case, "--set", "crds.install=false")
+    expected = FOLDER / f"{case}.yaml"
+    if os.environ.get("GOLDEN") == "write":
+        expected.write_text(rendered, encoding="utf-8")
+    assert rendered == expected.read_text(encoding="utf-8"), "if that is meant: `make golden`, and read the diff"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_operator_can_read_its_settings(binary: str, case: str) -> None:
+    text = _one(_objects(_template(binary, case)), "ConfigMap")["data"]["settings.yaml"]
+    settings = Settings.model_validate(yaml.safe_load(text))
+    assert settings.triton.default_release in settings.triton.releases
+    if case == "everything":
+        assert (settings.workers, settings.resync_seconds, settings.image_pull_policy) == (2, 60, "Always")
+        assert list(settings.triton.releases) == ["26.11"]
+        assert list(settings.hardware_profiles) == ["big"]
+        assert settings.hardware_profiles["big"].tolerations[0].operator == "Exists"
+        assert settings.build.resources.requests.cpu == "2"
+        assert settings.build.hub_endpoint == "https://hub.example.com"
+
+
+def test_a_change_of_settings_restarts_the_operator(binary: str) -> None:
+    def pod(*more: str) -> Any:
+        return _one(_objects(_template(binary, "default", *more)), "Deployment")["spec"]["template"]
+
+    assert pod("--set", "workers=4") != pod("--set", "workers=5")
+    assert pod("--set", "podMonitor.enabled=true") == pod()
+
+
+def test_brings_the_crds_and_keeps_them(binary: str) -> None:
+    crds = [obj for obj in _objects(_template(binary, "default")) if obj["kind"] == "CustomResourceDefinition"]
+    assert [crd["metadata"]["name"] for crd in crds] == ["bertartifacts.bertops.dev", "bertdeployments.bertops.dev"]
+    for crd in crds:
+        assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+        committed = helm.CHART.parents[1] / "crds" / f"{crd['spec']['names']['plural']}.yaml"
+        assert crd["spec"] == yaml.safe_load(committed.read_text())["spec"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_grants_no_more_than_it_must(binary: str, case: str) -> None:
+    roles = [obj for obj in _objects(_template(binary, case)) if obj["kind"] in ("Role", "ClusterRole")]
+    for role in roles:
+        for rule in role["rules"]:
+            assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+            assert not FORBIDDEN & set(rule["resources"])
+    assert len(roles[0]["rules"]) <= 15
+
+
+def test_namespaced_takes_no_cluster_role(binary: str) -> None:
+    objects = _objects(_template(binary, "everything"))
+    assert not [obj for obj in objects if obj["kind"].startswith("Cluster")]
+    roles = [obj for obj in objects if obj["kind"] == "Role"]
+    assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
+    container = _one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"] == ["--namespace=team-a", "--namespace=team-b"]
+
+
+def test_every_verb_has_its_reason(binary: str) -> None:
+    """In the rendered role a comment stands above each rule."""
+    rules = next(
+        part for part in _template(binary, "default").split("rules:\n") if part.startswith("# What users ask for")
+    ).split("---")[0]
+    lines = [line for line in rules.splitlines() if line and not line.startswith("  ")]
+    assert lines[::2] == [line for line in lines if line.startswith("# ")]
+    assert len(lines) == 2 * rules.count("apiGroups")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["images.operator="], "images.operator: name the image built from operator/Dockerfile"),
+        (["images.build="], "images.build: name the image built from build_jobs/pytorch.Dockerfile"),
+        (["triton.defaultRelease=25.01"], 'triton.defaultRelease: "25.01" is none of triton.releases (26.08, 26.11)'),
+        (["serviceAccount.create=false"], "serviceAccount.name: with serviceAccount.create false, name the Service"),
+        (["image.operator=x"], "additional properties 'image' not allowed"),
+        (["workers=many"], "at '/workers': got string, want integer"),
+        (["imagePullPolicy=Sometimes"], "at '/imagePullPolicy': value must be one of"),
+        (["hardwareProfiles.gpu.nodeselector.a=b"], "additional properties 'nodeselector' not allowed"),
+        (["triton.releases.mine.image=x"], "'mine' does not match pattern"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(binary: str, flags: list[str], says: str) -> None:
+    values = str(FOLDER / "default.values.yaml")
+    sets = [part for flag in flags for part in ("--set", flag)]
+    done = helm.run(binary, "template", "bert-operator", str(helm.CHART), "--values", values, *sets)
+    assert done.returncode == 1
+    assert says in done.stderr
+
+
+def test_lint_finds_nothing(binary: str) -> None:
+    done = helm.run(binary, "lint", str(helm.CHART), "--strict", "--values", str(FOLDER / "default.values.yaml"))
+    assert done.returncode == 0, done.stdout
+    assert not re.search(r"\[(WARNING|ERROR)\]", done.stdout)
+
+
+def test_local_values_fit(binary: str) -> None:
+    rendered = _template(binary, "default", "--values", str(helm.CHART / "ci" / "values-local.yaml"))
+    settings = yaml.safe_load(_one(_objects(rendered), "ConfigMap")["data"]["settings.yaml"])
+    assert settings["triton"]["defaultRelease"] == "24.10-cpu"

@@ -1,0 +1,70 @@
+"""The product's images: their Dockerfiles, and the name each has for the files as they are now.
+
+`__main__`, `build` and `run` ask it. It reads the source tree and starts nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from images import debian, recipe
+from images.cache import Cache
+from images.errors import ImagesError
+
+TOP: Final = Path(__file__).parents[2]
+"""The source tree; every Dockerfile's build context."""
+
+DOCKERFILES: Final = {
+    "operator": "operator/Dockerfile",
+    "pytorch": "build_jobs/pytorch.Dockerfile",
+    "triton-cpu": "build_jobs/triton-cpu.Dockerfile",
+}
+_REQUIREMENTS: Final = "requirements.txt"
+_REPOSITORY: Final = "localhost/bert-operator"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image, named by its content."""
+
+    name: str
+    dockerfile: str
+    bases: tuple[str, ...]
+    digest: str
+    toolchain_digest: str
+    """The same without our own sources: what a command needs that brings newer sources along."""
+
+    @property
+    def tag(self) -> str:
+        """The reference that pods use."""
+        return f"{_REPOSITORY}/{self.name}:{self.digest}"
+
+    @property
+    def toolchain_tag(self) -> str:
+        """The newest image with this toolchain, whatever sources it carries."""
+        return f"{_REPOSITORY}/{self.name}:toolchain-{self.toolchain_digest}"
+
+    def archive(self, cache: Cache) -> Path:
+        """The OCI archive that carries the image; it may not be there yet."""
+        return cache.root / "images" / f"{self.name}-{self.digest}.tar"
+
+
+def image(name: str, top: Path = TOP) -> Image:
+    """The image as the files are now."""
+    if name not in DOCKERFILES:
+        raise ImagesError(f"no image is called {name!r}; there are {', '.join(DOCKERFILES)}")
+    dockerfile = DOCKERFILES[name]
+    path = top / dockerfile
+    if not path.is_file():
+        raise ImagesError(f"{dockerfile} is missing in {top}")
+    found = recipe.parse(path.read_text())
+    ignore = [".dockerignore"] if (top / ".dockerignore").is_file() else []
+    toolchain = [source for source in found.sources if source.endswith(_REQUIREMENTS)]
+    outside = [*found.bases, debian.RECIPE_HASH]
+    return Image(
+        name=name,
+        dockerfile=dockerfile,
+        bases=found.bases,
+        digest=recipe.content_hash(top, [dockerfile, *ignore, *found.sources], outside),
+        toolchain_digest=recipe.content_hash(top, [dockerfile, *toolchain], outside),
+    )

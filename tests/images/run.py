@@ -1,0 +1,97 @@
+"""Runs a command inside one of our images with this source tree at /src, so that tests meet the image's own Python.
+
+`__main__` calls it. Test tools (pytest and friends) are no part of a product image: they come from a folder of the
+cache, made from test-tools.txt beside this file, and are mounted next to the sources.
+"""
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from images import build, catalog, recipe
+from images.cache import Cache
+from images.commands import run
+from images.errors import ImagesError
+from images.job import Job
+from images.progress import step
+
+_TOOLS: Final = "tests/images/test-tools.txt"
+_SOURCES: Final = "/src"
+_TOOLS_INSIDE: Final = "/tools"
+_HOME: Final = "/tmp"  # noqa: S108 -- inside the container, which is thrown away
+_PYTHON_PATHS: Final = ("/src/operator", "/src/build_jobs", "/src/tests", _TOOLS_INSIDE)
+
+
+def inside(name: str, command: Sequence[str], *, mounts: Sequence[str], variables: Sequence[str], cache: Cache) -> int:
+    """The command's exit status. The sources win over the packages that the image carries."""
+    if not command:
+        raise ImagesError(f"say what to run: python -m images run {name} -- python -m pytest tests/build")
+    image = catalog.image(name)
+    job = Job(
+        command=tuple(command),
+        mounts={catalog.TOP: _SOURCES, _test_tools(cache): _TOOLS_INSIDE, **_mounts(mounts)},
+        environment={**environment(), **_variables(variables)},
+        folder=_SOURCES,
+    )
+    return build.in_engine(image, cache).run(image, job)
+
+
+def environment() -> dict[str, str]:
+    """What a command inside finds set: a home it can write to, and no byte code or caches in the read-only sources."""
+    return {
+        "HOME": _HOME,
+        "PYTHONPATH": ":".join(_PYTHON_PATHS),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTEST_ADDOPTS": "-p no:cacheprovider",
+        "HYPOTHESIS_STORAGE_DIRECTORY": f"{_HOME}/hypothesis",
+    }
+
+
+def _variables(texts: Sequence[str]) -> Mapping[str, str]:
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise ImagesError(f"--env {wrong[0]}: write NAME=VALUE")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def _mounts(texts: Sequence[str]) -> Mapping[Path, str]:
+    mounts: dict[Path, str] = {}
+    for text in texts:
+        folder, _, place = text.rpartition(":")
+        if not folder or not place.startswith("/") or not Path(folder).is_dir():
+            raise ImagesError(f"--mount {text}: write FOLDER:/PLACE with a folder that exists")
+        mounts[Path(folder).absolute()] = place
+    return mounts
+
+
+def _test_tools(cache: Cache) -> Path:
+    """The folder with the test tools of the lock as it is now; older ones go."""
+    digest = recipe.content_hash(catalog.TOP, [_TOOLS])
+    folder = cache.folder("tools") / f"test-{digest}"
+    with cache.lock("test-tools"):
+        if not folder.exists():
+            step("installing the test tools")
+            for old in cache.folder("tools").glob("test-*"):
+                shutil.rmtree(old)
+            partial = cache.folder("tools", "test-partial")
+            run(_install(partial), what="installing the test tools")
+            partial.rename(folder)
+    return folder
+
+
+def _install(target: Path) -> list[str]:
+    # The image's Python is 3.13, ours may not be: take its wheels, whatever runs here.
+    wheels = ["--only-binary=:all:", "--python-version=3.13", "--no-deps", "--require-hashes"]
+    return [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        *wheels,
+        f"--target={target}",
+        "-r",
+        str(catalog.TOP / _TOOLS),
+    ]

@@ -1,0 +1,140 @@
+"""`python3 -m stages demo|test`: the two recipes, their timing table and their JSON line."""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from stages.graph import Result, Runner, Step, counts, table
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PYTHON: Final = sys.executable
+TIERS: Final = ("check", "unit", "build", "triton", "cluster", "e2e")
+"""Steps of `make test` that run tests; the first is lint, types and layers."""
+
+
+def main() -> int:
+    """Run a recipe; print the timing table and, last, one JSON line."""
+    parser = argparse.ArgumentParser(prog="python3 -m stages")
+    parser.add_argument("recipe", choices=("demo", "test", "venv"))
+    recipe = parser.parse_args().recipe
+    os.environ["PYTHONPATH"] = str(ROOT / "tests")
+    if recipe == "venv":
+        print(venv_python())
+        return 0
+    return {"demo": _demo, "test": _test}[recipe]()
+
+
+def cache() -> Path:
+    """The one folder of downloads and builds."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("BERTOPS_CACHE") or home / "bert-operator")
+
+
+def venv_python() -> Path:
+    """Interpreter with the locked development tools; one environment per lock file."""
+    lock = hashlib.sha256((ROOT / "tests" / "requirements.txt").read_bytes()).hexdigest()[:12]
+    return cache() / f"venv-{lock}" / "bin" / "python"
+
+
+def _ground() -> list[Step]:
+    """What both recipes stand on; nothing here waits for what it doesn't need."""
+    return [
+        Step(name="prerequisites", command=_tool("localcluster", "prerequisites", "--install")),
+        Step(name="venv", command=_tool("stages.venv")),
+        Step(name="binaries", command=_tool("localcluster", "build-binaries"), after=("prerequisites",)),
+        Step(name="images", command=_tool("images", "build"), after=("prerequisites",)),
+        Step(name="model", command=_tool("images", "fixture", "minilm")),
+    ]
+
+
+def _model() -> Path:
+    return cache() / "models" / "all-MiniLM-L6-v2"
+
+
+def _demo() -> int:
+    figures = cache() / "demo-figures.json"
+    figures.unlink(missing_ok=True)
+    serve = _demo_step("serve", "--model", str(_model()), "--figures", str(figures))
+    steps = [
+        *_ground(),
+        Step(name="cluster", command=_demo_step("up"), after=("binaries", "venv")),
+        Step(name="load-images", command=_demo_step("load"), after=("cluster", "images")),
+        Step(name="install", command=_demo_step("install"), after=("load-images",)),
+        Step(name="serve", command=serve, after=("install", "model"), live=True),
+    ]
+    cold = not venv_python().exists()
+    results, seconds = _run(steps, "demo")
+    told = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
+    print(json.dumps({"demo": {"seconds": round(seconds, 1), "cold": cold, **told}}))
+    return _code(results)
+
+
+def _test() -> int:
+    pytest = [str(venv_python()), "-m", "pytest"]
+    container = ("images", "run", "--env", "PYTHONPATH=/src/operator:/src/build_jobs:/src/tests")
+    inside = ("--", "python", "-m", "pytest", "-p", "no:cacheprovider")
+    kubeconfig = {"BERTOPS_E2E_MODEL": str(_model())}
+    steps = [
+        *_ground(),
+        Step(name="check", command=["make", "--no-print-directory", "check"], after=("venv",)),
+        Step(name="unit", command=[*pytest, "tests/unit", "tests/golden"], after=("venv", "binaries")),
+        Step(name="build", command=_tool(*container, "pytorch", *inside, "tests/build"), after=("images", "check")),
+        Step(name="triton", command=_tool(*container, "triton-cpu", *inside, "tests/triton"), after=("build",)),
+        Step(name="cluster", command=[*pytest, "tests/cluster"], after=("binaries", "unit")),
+        Step(
+            name="e2e",
+            command=[*pytest, "tests/e2e"],
+            after=("images", "model", "cluster", "triton"),
+            env=kubeconfig,
+        ),
+        Step(name="down", command=_tool("localcluster", "down", "--all"), after=("cluster", "e2e"), always=True),
+    ]
+    results, seconds = _run(steps, "test")
+    return _summary(results, seconds)
+
+
+def _summary(results: Sequence[Result], seconds: float) -> int:
+    """The counts of all tiers, as a test runner would close, then the JSON line."""
+    total = dict.fromkeys(("passed", "failed", "skipped", "error"), 0)
+    for result in results:
+        for kind, number in counts(result.log).items():
+            total[kind] = total.get(kind, 0) + number
+    failed = total["failed"] + total["error"] + sum(1 for result in results if result.code and not counts(result.log))
+    print(f"\n{total['passed']} passed, {failed} failed, {total['skipped']} skipped")
+    print(json.dumps({"test": {"passed": total["passed"], "seconds": round(seconds, 1)}}))
+    return _code(results)
+
+
+def _run(steps: Sequence[Step], name: str) -> tuple[list[Result], float]:
+    began = time.monotonic()
+    results = asyncio.run(Runner(steps, cache() / "logs" / name).run())
+    seconds = time.monotonic() - began
+    print(f"\n{table(results, _note)}\n{'total':<13}  {'':>8}  {seconds:7.1f}s", flush=True)
+    return results, seconds
+
+
+def _note(result: Result) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in counts(result.log).items())
+
+
+def _code(results: Sequence[Result]) -> int:
+    return 1 if any(result.code for result in results) else 0
+
+
+def _tool(module: str, *arguments: str) -> list[str]:
+    return [PYTHON, "-m", module, *arguments]
+
+
+def _demo_step(*arguments: str) -> list[str]:
+    return [str(venv_python()), "-m", "demo", *arguments]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

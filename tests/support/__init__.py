@@ -1,0 +1,1 @@
+"""Builders and stand-ins for tests. Nothing here ships."""

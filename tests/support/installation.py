@@ -1,0 +1,150 @@
+"""Getting the operator and a model onto a cluster: what the demo and the end-to-end tests have in common."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from support.kube import Kube, condition, wait_for
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+CHART: Final = ROOT / "charts" / "bert-operator"
+SYSTEM_NAMESPACE: Final = "bert-system"
+RELEASE: Final = "bert-operator"
+TRITON_RELEASE: Final = "24.10-cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """References of the images built from this tree."""
+
+    operator: str
+    pytorch: str
+    triton_cpu: str
+
+    def values(self) -> dict[str, Any]:
+        """Helm values that make the chart use them."""
+        triton = {
+            "defaultRelease": TRITON_RELEASE,
+            "releases": {TRITON_RELEASE: {"image": self.triton_cpu, "onnxBackend": "onnxruntime_python"}},
+        }
+        return {"images": {"operator": self.operator, "build": self.pytorch}, "triton": triton}
+
+
+def built_images() -> tuple[Images, list[Path]]:
+    """Build what changed; the references and the archives to load on the nodes."""
+    command = [sys.executable, "-m", "images", "build", "operator", "pytorch", "triton-cpu"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    lines = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    rows = [line.split("\t") for line in lines]
+    tags = {name.replace("-", "_"): tag for name, tag, _ in rows}
+    return Images(**tags), [Path(archive) for _, _, archive in rows]
+
+
+def install_operator(kube: Kube, images: Images, **values: Any) -> None:
+    """`helm upgrade --install`, waiting until the operator is ready."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(images.values() | values, file)
+        file.flush()
+        kube.helm(
+            *("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM_NAMESPACE, "--create-namespace"),
+            *("--values", file.name, "--wait", "--timeout", "3m"),
+        )
+
+
+def restricted_namespace(kube: Kube) -> None:
+    """A namespace that admits only pods of the Pod Security standard "restricted"."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": kube.namespace, "labels": labels}})
+
+
+def put_model(kube: Kube, image: str, folder: Path, claim: str = "models", *, size: str = "1Gi") -> None:
+    """Copy a model's files into a claim, as a platform team would: through a pod that mounts it."""
+    kube.apply(_claim(claim, size))
+    with loader_pod(kube, image, claim, f"load-{claim}") as pod:
+        _copy(kube, pod, folder)
+
+
+@contextlib.contextmanager
+def loader_pod(kube: Kube, image: str, claim: str, name: str) -> Iterator[str]:
+    """A pod that mounts a claim at /data and waits to be told what to do; its name."""
+    kube.apply(_loader(name, claim, image))
+    try:
+        kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
+        yield name
+    finally:
+        kube.kubectl("delete", "pod", name, "--grace-period=1", "--wait=true")
+
+
+def change_file(kube: Kube, image: str, claim: str, script: str) -> str:
+    """Run a shell script in a pod that mounts the claim at /data; returns what it prints."""
+    with loader_pod(kube, image, claim, f"touch-{claim}") as pod:
+        return kube.kubectl("exec", pod, "--", "sh", "-ec", script)
+
+
+def _copy(kube: Kube, pod: str, folder: Path) -> None:
+    """Stream a tar archive into the pod; the model lands in a folder of its own name."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(folder, arcname=folder.name, filter=_plain_owner)
+    command = ["kubectl", "--namespace", kube.namespace, "exec", "-i", pod, "--", "tar", "-xf", "-", "-C", "/data"]
+    subprocess.run(command, env=kube.environment(), input=archive.getvalue(), check=True)
+
+
+def _plain_owner(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 1000
+    entry.uname = entry.gname = ""
+    return entry
+
+
+def _claim(name: str, size: str) -> dict[str, Any]:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+
+
+def _loader(name: str, claim: str, image: str) -> dict[str, Any]:
+    container = {
+        "name": "loader",
+        "image": image,
+        "command": ["sleep", "600"],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    security = {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": security,
+        "containers": [container],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def wait_ready(kube: Kube, name: str, *, seconds: float) -> dict[str, Any]:
+    """The BertDeployment once it is Ready for its present spec.
+
+    Raises:
+        TooLate: it isn't; the text holds its status.
+    """
+
+    def look() -> dict[str, Any] | None:
+        live = kube.get("bertdeployment", name)
+        return live if condition(live, "Ready").get("status") == "True" else None
+
+    return wait_for(
+        f"bertdeployment/{name} Ready",
+        look,
+        seconds=seconds,
+        seen=lambda: (kube.get("bertdeployment", name) or {}).get("status"),
+    )

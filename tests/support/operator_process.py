@@ -1,0 +1,184 @@
+"""The operator as a process of its own, with the rights that a user would give it and no more."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from support.kube_api import KubeApi
+
+ROOT: Final = Path(__file__).parents[2]
+DEADLINE: Final = 30.0
+RULES: Final = (
+    # What `kopf` lists and watches.
+    ("bertops.dev", ("bertdeployments",), ("list", "watch")),
+    ("", ("pods",), ("list", "watch")),
+    ("apps", ("replicasets",), ("list", "watch")),
+    # What `cluster` writes; server-side apply needs create and patch.
+    ("bertops.dev", ("bertdeployments/status",), ("patch",)),
+    ("bertops.dev", ("bertartifacts",), ("list", "watch", "create", "patch", "delete")),
+    ("apps", ("deployments",), ("list", "watch", "create", "patch", "delete")),
+    ("batch", ("jobs",), ("list", "watch", "create", "patch", "delete")),
+    ("", ("configmaps",), ("list", "watch", "create", "patch", "delete")),
+    ("", ("persistentvolumeclaims",), ("list", "watch", "create", "patch")),
+    # `get` because its plain name may be somebody else's.
+    ("", ("services",), ("get", "list", "watch", "create", "patch", "delete")),
+    ("events.k8s.io", ("events",), ("create",)),
+)
+"""Rights in each namespace served."""
+CLUSTER_RULES: Final = (("apiextensions.k8s.io", ("customresourcedefinitions",), ("list", "watch")),)
+"""Rights of a cluster-wide operator beyond that: it notices its own CRDs being installed later."""
+SETTINGS: Final = {
+    "images": {"operator": "registry.test/operator:1", "build": "registry.test/build:1"},
+    "triton": {"defaultRelease": "24.10", "releases": {"24.10": {"image": "registry.test/triton:1"}}},
+    "hardwareProfiles": {"cpu": {}},
+    "build": {"resources": {"requests": {"cpu": "100m", "memory": "1Gi"}}},
+}
+
+
+def eventually(what: str, check: Callable[[], Any], seconds: float = DEADLINE) -> Any:
+    """Wait until a check gives something true."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}; last: {found!r}"
+        time.sleep(0.1)
+
+
+def install_crds(api: KubeApi) -> None:
+    """Install our CustomResourceDefinitions and wait until they are served."""
+    for file in sorted((ROOT / "crds").glob("*.yaml")):
+        crd = yaml.safe_load(file.read_text())
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
+        kind = "application/apply-patch+yaml"
+        answer = api.request("PATCH", path, crd, content_type=kind, fieldManager="tests", force="true")
+        assert answer.code in (200, 201), answer.message
+        eventually("the CRD is served", partial(_served, api, path))
+
+
+def _served(api: KubeApi, path: str) -> bool:
+    conditions = (api.request("GET", path).body.get("status") or {}).get("conditions") or ()
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+
+
+@dataclass
+class OperatorProcess:
+    """One running operator."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    log: Path
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError as error:
+            return 0, str(error)
+
+    def requests(self, *methods: str) -> int:
+        """How many requests of these methods it has sent."""
+        counts = re.findall(r'^rest_client_requests_total\{.*method="(\w+)"\} (\d+)', self.get("/metrics")[1], re.M)
+        return sum(int(count) for method, count in counts if method in methods)
+
+    def writes(self) -> int:
+        return self.requests("POST", "PATCH", "PUT", "DELETE")
+
+    def reconciles(self) -> int:
+        counts = re.findall(r"^controller_runtime_reconcile_total\{.*\} (\d+)", self.get("/metrics")[1], re.M)
+        return sum(map(int, counts))
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        return self.get("/readyz")[0] == 200
+
+    def idle(self) -> bool:
+        """Nothing waits and nothing runs."""
+        text = self.get("/metrics")[1]
+        return bool(
+            re.search(r"^workqueue_depth\{.*\} 0$", text, re.M)
+            and re.search(r"^controller_runtime_active_workers\{.*\} 0$", text, re.M)
+        )
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@contextmanager
+def operator(
+    api: KubeApi,
+    folder: Path,
+    *arguments: str,
+    module: str = "bert_operator.handlers",
+    kill: bool = False,
+    server: str = "",
+) -> Iterator[OperatorProcess]:
+    """Start it, wait until it is ready, end it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
+    log = folder / f"operator-{port}.log"
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(_kubeconfig(api, folder, arguments, server)),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "operator"), str(ROOT / "tests")]),
+        "BERTOPS_SETTINGS": str(folder / "settings.yaml"),
+        "BERTOPS_HEALTH_PORT": str(port),
+    }
+    with log.open("wb") as out:
+        command = [sys.executable, "-m", "kopf", "run", *arguments, "-m", module]
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        running = OperatorProcess(process, port, log)
+        try:
+            eventually("the operator is ready", running.ready)
+            yield running
+        finally:
+            process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+            process.wait(20)
+
+
+def _kubeconfig(api: KubeApi, folder: Path, arguments: tuple[str, ...], server: str) -> Path:
+    """A kubeconfig of a service account with the operator's rights."""
+    name, namespaces = "bert-operator-test", [arguments[i + 1] for i, word in enumerate(arguments) if word == "-n"]
+    home = namespaces[0] if namespaces else "default"
+    core = f"/api/v1/namespaces/{home}/serviceaccounts"
+    api.request("POST", core, {"metadata": {"name": name}})
+    rules = [
+        {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
+        for group, resources, verbs in (*RULES, *(() if namespaces else CLUSTER_RULES))
+    ]
+    subjects = [{"kind": "ServiceAccount", "name": name, "namespace": home}]
+    scopes = [("Role", f"namespaces/{namespace}/") for namespace in namespaces] or [("ClusterRole", "")]
+    for kind, scope in scopes:
+        root = f"/apis/rbac.authorization.k8s.io/v1/{scope}"
+        api.request("POST", f"{root}{kind.lower()}s", {"metadata": {"name": name}, "rules": rules})
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+        binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": subjects}
+        api.request("POST", f"{root}{kind.lower()}bindings", binding)
+    token = api.request("POST", f"{core}/{name}/token", {"spec": {}}).body["status"]["token"]
+    config = yaml.safe_load(api.kubeconfig.read_text())
+    config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token}}]
+    if server:
+        config["clusters"][0]["cluster"] = {"server": server}
+    file = folder / "kubeconfig"
+    file.write_text(yaml.safe_dump(config))
+    return file

@@ -1,0 +1,180 @@
+"""Runs the real tritonserver on this machine, exactly as the operator's container would start it.
+
+Needs BERTOPS_TRITON_ROOT: the folder that holds bin/tritonserver and backends/python (in our image /opt/tritonserver).
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bert_operator.api import names, spec
+from bert_operator.servers import SERVERS
+from bert_operator.servers.base import ServedVersion
+from bert_operator.settings import Settings
+from support.published import Published
+
+ROOT_ENV: Final = "BERTOPS_TRITON_ROOT"
+_IMAGE_ROOT: Final = "/opt/tritonserver"
+_HANDLER: Final = Path(__file__).parents[2] / "build_jobs/bert_build/handlers/onnxruntime_python/model.py"
+_START_SECONDS: Final = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A tritonserver that is ready."""
+
+    process: subprocess.Popen[bytes]
+    ports: Mapping[str, int]
+    log: Path
+
+    @property
+    def grpc(self) -> str:
+        return f"localhost:{self.ports['grpc']}"
+
+    @property
+    def user(self) -> int:
+        """Who it runs as."""
+        return Path(f"/proc/{self.process.pid}").stat().st_uid
+
+    def get(self, path: str, port: str = "http") -> str:
+        """Body of a GET; an HTTP error raises."""
+        with urllib.request.urlopen(f"http://localhost:{self.ports[port]}{path}", timeout=10) as reply:
+            body: bytes = reply.read()
+        return body.decode()
+
+    def post(self, path: str, body: Any) -> tuple[int, str]:
+        """Status and body of a POST."""
+        url = f"http://localhost:{self.ports['http']}{path}"
+        request = urllib.request.Request(url, json.dumps(body).encode(), method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - http
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def statistics(self, model: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.get(f"/v2/models/{model}/stats"))["model_stats"][0]
+        return found
+
+    def memory(self) -> int:
+        """Anonymous and shared memory of the server and its instances, in bytes: what a memory limit counts."""
+        return sum(_memory(pid) for pid in [self.process.pid, *_children(self.process.pid)])
+
+
+def repository(folder: Path, parts: Sequence[tuple[ServedVersion, Published]], files: Mapping[str, str]) -> Path:
+    """The model repository as the pod's volume mounts assemble it, all of it read-only."""
+    for one, published in parts:
+        target = folder / Path(one.mount_path).relative_to(names.MODELS_MOUNT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(published.folder, target)
+    for path, text in files.items():
+        (folder / path).write_text(text, encoding="utf-8")
+    for entry in [folder, *folder.rglob("*")]:
+        entry.chmod(0o555 if entry.is_dir() else 0o444)
+    return folder
+
+
+@contextmanager
+def running(  # noqa: PLR0913, PLR0917 - what a pod gets
+    root: Path,
+    models: Path,
+    served: Sequence[ServedVersion],
+    wish: spec.BertDeploymentSpec,
+    settings: Settings,
+    scratch: Path,
+    user: int | None = None,
+) -> Iterator[Running]:
+    """Start the operator's container command with its folders and ports moved; stop it by SIGTERM.
+
+    As another user if `user` is given and we may become one.
+    """
+    kind = SERVERS[wish.server.type]
+    container = kind.container(served, wish, settings)
+    ports = {name: free_port() for name in kind.ports}
+    moved = {str(number): str(ports[name]) for name, number in kind.ports.items()}
+    moved |= {names.MODELS_MOUNT: str(models), _IMAGE_ROOT: str(root)}
+    pattern = re.compile("|".join(rf"{re.escape(old)}\b" for old in moved))
+    command = [pattern.sub(lambda found: moved[found[0]], text) for text in (*container.command, *container.args)]
+    command.append(f"--backend-directory={_backends(root, scratch / 'backends')}")
+    log = scratch / "triton.log"
+    environment = {**container.env, "HOME": str(scratch), "PATH": f"{_python_folder(root)}:/usr/bin:/bin"}
+    own: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user and os.getuid() == 0 else {}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environment, cwd="/", start_new_session=True, **own
+        )
+    server = Running(process=process, ports=ports, log=log)
+    try:
+        _wait_until_ready(server)
+        yield server
+    finally:
+        _stop(process)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _backends(root: Path, folder: Path) -> Path:
+    """The image's backends with ours among them, from this checkout."""
+    ours = folder / "onnxruntime_python"
+    ours.mkdir(parents=True)
+    shutil.copy(_HANDLER, ours)
+    (folder / "python").symlink_to(root / "backends/python")
+    return folder
+
+
+def _python_folder(root: Path) -> Path:
+    """The Python backend finds its packages through the first python3 in PATH: that of the environment around it."""
+    for parent in root.resolve().parents:
+        if (parent / "pyvenv.cfg").exists():
+            return parent / "bin"
+    return root / "bin"
+
+
+def _wait_until_ready(server: Running) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            server.get("/v2/health/ready")
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"tritonserver is not ready:\n{server.log.read_text()}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=45)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _children(parent: int) -> list[int]:
+    found = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
+    return [int(pid) for pid in found]
+
+
+def _memory(pid: int) -> int:
+    """RssAnon plus RssShmem; a region shared by two processes is counted twice, which errs on the safe side."""
+    wanted = ("RssAnon:", "RssShmem:")
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted))

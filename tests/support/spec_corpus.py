@@ -1,0 +1,406 @@
+"""Good and bad BertDeployments: the unit tests give them to the models, the cluster tests to a real API server.
+
+Each bad one is the good one with one mistake, and the words a user must read about it.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Resource = dict[str, Any]
+Mutation = Callable[[Resource], None]
+
+FIRST = "spec.models.0"
+SOURCE = f"{FIRST}.versions.0.source"
+
+
+def good() -> Resource:
+    """The smallest BertDeployment anybody would write."""
+    return {
+        "apiVersion": "bertops.dev/v1alpha1",
+        "kind": "BertDeployment",
+        "metadata": {"name": "minilm"},
+        "spec": {
+            "server": {"type": "triton"},
+            "storage": {"size": "5Gi"},
+            "models": [model("minilm")],
+        },
+    }
+
+
+def model(name: str, *numbers: int, **more: Any) -> Resource:
+    """One model with these versions (1, if none is given)."""
+    versions = [version(number) for number in numbers or (1,)]
+    return {"name": name, "build": {"task": "feature-extraction"}, "versions": versions, **more}
+
+
+def version(number: int) -> Resource:
+    """One version from a claim."""
+    return {"version": number, "source": {"pvc": {"claimName": "models", "path": "minilm"}}}
+
+
+def put(path: str, value: Any) -> Mutation:
+    """Set what the dotted path names; objects on the way are made."""
+
+    def mutate(resource: Resource) -> None:
+        *way, last = path.split(".")
+        here: Any = resource
+        for step in way:
+            here = here[int(step)] if step.isdigit() else here.setdefault(step, {})
+        here[int(last) if last.isdigit() else last] = value
+
+    return mutate
+
+
+def drop(path: str) -> Mutation:
+    """Remove what the dotted path names."""
+
+    def mutate(resource: Resource) -> None:
+        *way, last = path.split(".")
+        here: Any = resource
+        for step in way:
+            here = here[int(step)] if step.isdigit() else here[step]
+        del here[last]
+
+    return mutate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bad:
+    """One mistake."""
+
+    id: str
+    mutations: tuple[Mutation, ...]
+    says: str
+    """What the API server's answer contains."""
+    parsed: bool = True
+    """Whether the models refuse it too. They don't see metadata, and they take `"3"` for 3 as YAML readers do."""
+
+    def resource(self) -> Resource:
+        """The good one with this mistake."""
+        resource = copy.deepcopy(good())
+        for mutate in self.mutations:
+            mutate(resource)
+        return resource
+
+
+def _bad(id_: str, *mutations: Mutation, says: str, parsed: bool = True) -> Bad:
+    return Bad(id=id_, mutations=mutations, says=says, parsed=parsed)
+
+
+def _each(prefix: str, path: str, values: list[Any], says: str) -> list[Bad]:
+    return [_bad(f"{prefix}-{number}", put(path, value), says=says) for number, value in enumerate(values)]
+
+
+_hub = put(SOURCE, {"huggingFace": {"repo": "org/bert"}})
+
+NAMES = [
+    _bad("name-too-long", put("metadata.name", "a" * 41), says="metadata.name can have at most 40", parsed=False),
+    _bad("name-starts-with-digit", put("metadata.name", "7b"), says="start with a letter", parsed=False),
+    _bad("name-has-a-dot", put("metadata.name", "mini.lm"), says="use only a-z, 0-9 and '-'", parsed=False),
+    *_each(
+        "model-name",
+        f"{FIRST}.name",
+        [
+            "../etc",
+            "a/b",
+            "Mini",
+            "a_b",
+            "-a",
+            "a-",
+            "",
+            "a" * 41,
+            "a\n",
+            "ünicode",
+            "a\x00",
+            'a"b',
+            "{{a}}",
+            "${env:A}",
+        ],
+        "spec.models[0].name: ",
+    ),
+    _bad("model-unnamed", drop(f"{FIRST}.name"), says="spec.models[0].name: Required value"),
+    _bad("model-twice", put("spec.models", [model("a"), model("a")]), says="spec.models[1]: Duplicate value"),
+    _bad("no-model", put("spec.models", []), says="spec.models: Invalid value"),
+    _bad("17-models", put("spec.models", [model(f"m{n}") for n in range(17)]), says="spec.models: Too many"),
+    _bad(
+        "model-named-like-a-version",
+        put("spec.models", [model("bert", 1, 2, defaultVersion=1), model("bert-v2")]),
+        says="a model can't be named <name>-v<N> beside a model <name> with several versions",
+    ),
+]
+
+VERSIONS = [
+    *_each("version", f"{FIRST}.versions.0.version", [0, -1, 2_147_483_648, 1.5, "x"], "spec.models[0].versions[0]"),
+    _bad(
+        "version-twice", put("spec.models", [model("a", 2, 2, defaultVersion=2)]), says="versions[1]: Duplicate value"
+    ),
+    _bad("no-version", put(f"{FIRST}.versions", []), says="versions: Invalid value"),
+    _bad("9-versions", put("spec.models", [model("a", *range(1, 10), defaultVersion=1)]), says="versions: Too many"),
+    _bad(
+        "versions-without-default",
+        put("spec.models", [model("a", 1, 2)]),
+        says="with more than one version, set defaultVersion",
+    ),
+    _bad("default-is-none-of-them", put(f"{FIRST}.defaultVersion", 7), says="defaultVersion must be one of versions"),
+]
+
+SOURCES = [
+    _bad("no-source", put(SOURCE, {}), says="source needs exactly one of huggingFace or pvc, e.g. `source: {pvc:"),
+    _bad(
+        "two-sources",
+        put(f"{SOURCE}.huggingFace", {"repo": "org/bert"}),
+        says="exactly one of huggingFace or pvc, e.g.",
+    ),
+    *_each(
+        "path",
+        f"{SOURCE}.pvc.path",
+        ["..", "../x", "a/../b", "/etc", "a//b", "a/", "", ".hidden", "a/./b", "a\\b", "a b", "$(HOME)", "a" * 513],
+        "source.pvc.path: ",
+    ),
+    *_each("claim", f"{SOURCE}.pvc.claimName", ["", "Other/claim", "../x", "a..b", "-a", "a_b"], "pvc.claimName: "),
+    _bad("no-claim", drop(f"{SOURCE}.pvc.claimName"), says="pvc.claimName: Required value"),
+    *[
+        _bad(f"repo-{number}", _hub, put(f"{SOURCE}.huggingFace.repo", repo), says="huggingFace.repo: ")
+        for number, repo in enumerate(
+            ["", "http://169.254.169.254/", "file:///etc", "a/b/c", "../x", "org/..", "org/a b", "org/a?x=1", "@evil/x"]
+        )
+    ],
+    *[
+        _bad(f"revision-{number}", _hub, put(f"{SOURCE}.huggingFace.revision", text), says="huggingFace.revision: ")
+        for number, text in enumerate(["", "../main", "a/../b", "..", "main?x", "-x", "a b", "main\n", "a..b"])
+    ],
+    _bad(
+        "secret-of-another-namespace",
+        _hub,
+        put(f"{SOURCE}.huggingFace.tokenSecretRef", {"name": "hub", "namespace": "kube-system"}),
+        says='unknown field "spec.models[0].versions[0].source.huggingFace.tokenSecretRef.namespace"',
+    ),
+    _bad(
+        "claim-of-another-namespace",
+        put(f"{SOURCE}.pvc.namespace", "kube-system"),
+        says='unknown field "spec.models[0].versions[0].source.pvc.namespace"',
+    ),
+    _bad(
+        "remote-code",
+        _hub,
+        put(f"{SOURCE}.huggingFace.trustRemoteCode", value=True),
+        says='.trustRemoteCode"',
+    ),
+]
+
+BUILDS = [
+    _bad("no-task", put(f"{FIRST}.build", {}), says="build.task: Required value"),
+    _bad("task-unknown", put(f"{FIRST}.build.task", "translation"), says='Unsupported value: "translation"'),
+    _bad("precision-unknown", put(f"{FIRST}.build.precision", "fp8"), says='supported values: "fp32"'),
+    _bad("format-unknown", put(f"{FIRST}.build.format", "gguf"), says='supported values: "auto", "onnx"'),
+    *_each("sequence-length", f"{FIRST}.build.maxSequenceLength", [7, 0, -1, 8193], "build.maxSequenceLength: "),
+    _bad("bucket-too-long", put(f"{FIRST}.build.sequenceBuckets", [64, 256]), says="raise maxSequenceLength or remove"),
+    _bad(
+        "bucket-twice", put(f"{FIRST}.build.sequenceBuckets", [64, 64]), says="sequenceBuckets[1]: Duplicate value: 64"
+    ),
+    _bad("bucket-zero", put(f"{FIRST}.build.sequenceBuckets", [0]), says="sequenceBuckets[0]: Invalid value"),
+    _bad("no-bucket", put(f"{FIRST}.build.sequenceBuckets", []), says="sequenceBuckets: Invalid value"),
+    _bad("9-buckets", put(f"{FIRST}.build.sequenceBuckets", list(range(1, 10))), says="sequenceBuckets: Too many"),
+    _bad("pickle-as-word", put(f"{FIRST}.build.allowPickle", "maybe"), says="allowPickle: Invalid value"),
+    *_each(
+        "difference", f"{FIRST}.build.fidelity.maxAbsDifference", ["-1", "inf", "NaN", "1e999", ".1"], "Difference: "
+    ),
+    _bad("difference-unquoted", put(f"{FIRST}.build.fidelity.maxAbsDifference", 0.001), says="must be of type string"),
+    *_each("cosine", f"{FIRST}.build.fidelity.minCosine", ["1.1", "-0.5", "2", "nan"], "fidelity.minCosine: "),
+]
+
+SERVING = [
+    *_each("batch", f"{FIRST}.serving.maxBatchSize", [0, 1025], "serving.maxBatchSize: "),
+    *_each("instances", f"{FIRST}.serving.instances", [0, 17], "serving.instances: "),
+    _bad(
+        "preferred-too-large",
+        put(f"{FIRST}.serving.batching.preferredBatchSizes", [4, 16]),
+        says="raise maxBatchSize or remove the larger entries",
+    ),
+    _bad(
+        "queue-delay-negative",
+        put(f"{FIRST}.serving.batching.maxQueueDelayMicroseconds", -1),
+        says="maxQueueDelayMicroseconds: Invalid value",
+    ),
+]
+
+SERVERS = [
+    _bad("no-server", drop("spec.server"), says="spec.server: Required value"),
+    _bad("server-unknown", put("spec.server.type", "vllm"), says='supported values: "triton"'),
+    *_each("image", "spec.server.image", ["", "x y", "http;//x", "-x", "a" * 513, "x\n"], "spec.server.image: "),
+    *_each("release", "spec.server.release", ["../x", "24.10/x", "", "X"], "spec.server.release: "),
+    *[
+        _bad(f"env-{name}", put("spec.server.env", [{"name": name, "value": "x"}]), says="to change thread counts set")
+        for name in ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "BERTOPS_SERVED", "OMP_NUM_THREADS")
+    ],
+    _bad(
+        "env-twice", put("spec.server.env", [{"name": "A"}, {"name": "A"}]), says="spec.server.env[1]: Duplicate value"
+    ),
+    _bad("env-name", put("spec.server.env", [{"name": "A=B"}]), says="spec.server.env[0].name: "),
+    _bad("env-secret", put("spec.server.env", [{"name": "A", "valueFrom": {}}]), says='"spec.server.env[0].valueFrom"'),
+    _bad("65-env", put("spec.server.env", [{"name": f"A{n}"} for n in range(65)]), says="spec.server.env: Too many"),
+    *_each(
+        "flag",
+        "spec.server.extraArgs",
+        [
+            ["--model-repository=/x"],
+            ["--model-control-mode=explicit"],
+            ["--http-port=1"],
+            ["--metrics-port=1"],
+            ["--allow-http=false"],
+            ["--http-restricted-api=x"],
+            ["--backend-directory=/tmp"],
+            ["--log-verbose", "1"],
+            ["--log-verbose=1\n--x=1"],
+            ["x"],
+        ],
+        "extraArgs takes --flag=value entries of these flags only",
+    ),
+    *_each(
+        "cpu", "spec.server.resources.limits.cpu", ["-1", "two", "1 ", "", "1e3", 0.5, "1Kb"], "resources.limits.cpu"
+    ),
+    _bad("exit-timeout", put("spec.server.triton.exitTimeoutSeconds", 0), says="triton.exitTimeoutSeconds: "),
+    _bad("host-network", put("spec.server.podTemplate.hostNetwork", value=True), says='.podTemplate.hostNetwork"'),
+]
+
+PODS = [
+    _bad("label-key", put("spec.server.podTemplate.labels", {"a b": "c"}), says="each key can have at most 317"),
+    _bad(
+        "label-key-long", put("spec.server.podTemplate.labels", {"a" * 318: "c"}), says="each key can have at most 317"
+    ),
+    _bad("label-value", put("spec.server.podTemplate.labels", {"a": "b c"}), says="podTemplate.labels.a: "),
+    _bad("17-labels", put("spec.builds.podTemplate.labels", {f"a{n}": "" for n in range(17)}), says="labels: Too many"),
+    _bad("annotation-key", put("spec.builds.podTemplate.annotations", {"": "c"}), says="each key can have at most 317"),
+    _bad("priority-class", put("spec.server.podTemplate.priorityClassName", "A"), says="priorityClassName: "),
+    _bad(
+        "pull-secret-twice",
+        put("spec.server.podTemplate.imagePullSecrets", [{"name": "a"}, {"name": "a"}]),
+        says="imagePullSecrets[1]: Duplicate value",
+    ),
+    _bad("profile", put("spec.hardware.profile", "../x"), says="spec.hardware.profile: "),
+    _bad("node-selector", put("spec.hardware.nodeSelector", {"a": "b!"}), says="spec.hardware.nodeSelector.a: "),
+    _bad("toleration-all", put("spec.hardware.tolerations", [{"value": "x"}]), says="needs `operator: Exists`"),
+    _bad(
+        "toleration-exists-value",
+        put("spec.hardware.tolerations", [{"key": "gpu", "operator": "Exists", "value": "x"}]),
+        says="remove value, or write `operator: Equal`",
+    ),
+    _bad(
+        "toleration-effect",
+        put("spec.hardware.tolerations", [{"key": "a", "effect": "No"}]),
+        says="tolerations[0].effect",
+    ),
+    *_each("deadline", "spec.builds.activeDeadlineSeconds", [59, 86401], "activeDeadlineSeconds: "),
+]
+
+STORAGE = [
+    _bad("no-storage", drop("spec.storage"), says="spec.storage: Required value"),
+    _bad("storage-empty", put("spec.storage", {}), says="storage needs exactly one of claimName"),
+    _bad("storage-two", put("spec.storage.claimName", "models"), says="e.g. `storage: {size: 5Gi}`"),
+    _bad(
+        "class-of-a-claim",
+        put("spec.storage", {"claimName": "models", "storageClassName": "fast"}),
+        says="storageClassName and accessModes belong to a new claim",
+    ),
+    _bad(
+        "modes-of-a-claim",
+        put("spec.storage", {"claimName": "models", "accessModes": ["ReadWriteOnce"]}),
+        says="remove them or replace claimName by size",
+    ),
+    *_each("size", "spec.storage.size", ["5 Gi", "5GB", "", "-5Gi", "1Ei"], "spec.storage.size: "),
+    _bad("size-without-unit", put("spec.storage.size", "5"), says="write a number with a unit, e.g. `5Gi`"),
+    _bad("size-number", put("spec.storage.size", 5), says="must be of type string"),
+    _bad("access-mode", put("spec.storage.accessModes", ["ReadOnlyMany"]), says='"ReadWriteOnce", "ReadWriteMany"'),
+    _bad("access-mode-twice", put("spec.storage.accessModes", ["ReadWriteOnce"] * 2), says="accessModes[1]: Duplicate"),
+    _bad("retention", put("spec.storage.retentionPolicy", "Recycle"), says='supported values: "Retain", "Delete"'),
+]
+
+OTHERS = [
+    _bad("no-spec", drop("spec"), says="spec: Required value", parsed=False),
+    _bad("replicas-negative", put("spec.replicas", -1), says="spec.replicas: "),
+    _bad("replicas-many", put("spec.replicas", 1001), says="spec.replicas: "),
+    _bad("replicas-as-text", put("spec.replicas", "3"), says="must be of type integer", parsed=False),
+    _bad("verify-as-text", put("spec.rollout.verify", "true"), says="must be of type boolean", parsed=False),
+    _bad("strategy", put("spec.rollout.strategy", "Canary"), says='supported values: "RollingUpdate", "Recreate"'),
+    _bad("history", put("spec.rollout.revisionHistoryLimit", 0), says="revisionHistoryLimit: "),
+    _bad("typo", put("spec.replica", 2), says='unknown field "spec.replica"'),
+    _bad("typo-deep", put(f"{FIRST}.serving.batching.maxQueueDelay", 2), says='batching.maxQueueDelay"'),
+    _bad("snake-case", put("spec.storage", {"claim_name": "a"}), says='"spec.storage.claim_name"', parsed=False),
+]
+
+BAD: tuple[Bad, ...] = (*NAMES, *VERSIONS, *SOURCES, *BUILDS, *SERVING, *SERVERS, *PODS, *STORAGE, *OTHERS)
+
+GOOD: dict[str, tuple[Mutation, ...]] = {
+    "smallest": (),
+    "longest-name": (put("metadata.name", "a" * 40),),
+    "scaled-to-zero": (put("spec.replicas", 0),),
+    "existing-claim": (put("spec.storage", {"claimName": "models"}),),
+    "claim-with-class": (
+        put("spec.storage", {"size": "500Mi", "storageClassName": "fast.ssd", "accessModes": ["ReadWriteMany"]}),
+    ),
+    "hub-with-token": (
+        put(
+            SOURCE,
+            {
+                "huggingFace": {
+                    "repo": "sentence-transformers/all-MiniLM-L6-v2",
+                    "revision": "c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+                    "tokenSecretRef": {"name": "hub"},
+                }
+            },
+        ),
+    ),
+    "hub-branch-with-slash": (put(SOURCE, {"huggingFace": {"repo": "bert", "revision": "refs/pr/12"}}),),
+    "root-of-a-claim": (put(SOURCE, {"pvc": {"claimName": "models"}}),),
+    "two-versions": (put("spec.models", [model("bert", 1, 2, defaultVersion=2)]),),
+    "names-that-only-look-alike": (
+        put("spec.models", [model("bert", 1, 2, defaultVersion=2), model("bert-vision"), model("bert-large-v2")]),
+    ),
+    "16-models": (put("spec.models", [model(f"m{n}", *range(1, 9), defaultVersion=1) for n in range(16)]),),
+    "everything-about-pods": (
+        put("spec.server.env", [{"name": "HTTP_PROXY", "value": "http://proxy:3128"}, {"name": "EMPTY"}]),
+        put("spec.server.extraArgs", ["--log-verbose=1", "--metrics-config=summary_latencies=true"]),
+        put(
+            "spec.server.resources", {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
+        ),
+        put("spec.server.podTemplate.labels", {"example.com/team": "search", "plain": ""}),
+        put("spec.server.podTemplate.annotations", {"example.com/note": "any text, even {{this}}"}),
+        put("spec.server.podTemplate.imagePullSecrets", [{"name": "registry"}]),
+        put("spec.hardware", {"profile": "cpu", "nodeSelector": {"kubernetes.io/arch": "amd64"}}),
+        put(
+            "spec.hardware.tolerations", [{"operator": "Exists"}, {"key": "gpu", "value": "a", "effect": "NoSchedule"}]
+        ),
+    ),
+    "everything-about-builds": (
+        put(
+            f"{FIRST}.build",
+            {
+                "task": "sequence-classification",
+                "format": "onnx",
+                "precision": "fp32",
+                "maxSequenceLength": 512,
+                "sequenceBuckets": [32, 128, 512],
+                "fidelity": {"maxAbsDifference": "1e-3", "minCosine": "0.9999"},
+                "allowPickle": True,
+            },
+        ),
+        put(f"{FIRST}.serving", {"maxBatchSize": 32, "batching": {"preferredBatchSizes": [8, 32]}}),
+        put("spec.builds.resources.limits", {"cpu": "1500m", "memory": "3.5Gi"}),
+    ),
+    "nulls-mean-unset": (
+        put("spec.replicas", None),
+        put("spec.hardware", None),
+        put("spec.server.image", None),
+        put(f"{FIRST}.build.sequenceBuckets", None),
+    ),
+}
+
+
+def good_resource(name: str) -> Resource:
+    """One of GOOD, made."""
+    resource = copy.deepcopy(good())
+    for mutate in GOOD[name]:
+        mutate(resource)
+    return resource

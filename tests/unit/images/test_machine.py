@@ -1,0 +1,105 @@
+"""What is read from the machine: mirrors, engine, cache folder; and what a user sees when something is missing."""
+
+from pathlib import Path
+
+import pytest
+
+from images import commands, debian, engine, packaging_access, run
+from images.__main__ import main
+from images.buildah import Buildah
+from images.cache import Cache
+from images.docker import Docker
+from images.errors import ImagesError
+
+_TARGETS = """\
+Debian http://mirror.example/debian/
+Google http://other.example/cloud-sdk/
+Debian http://mirror.example/debian/
+Debian http://mirror.example/debian-security/
+"""
+
+
+def test_the_mirrors_are_those_of_the_machines_apt() -> None:
+    assert debian.mirrors(_TARGETS) == ("http://mirror.example/debian/", "http://mirror.example/debian-security/")
+    assert debian.mirrors("Debian http://one.example/debian/") == ("http://one.example/debian/", None)
+
+
+def test_a_machine_without_a_debian_mirror_is_told_what_to_do() -> None:
+    with pytest.raises(ImagesError, match="apt-get update"):
+        debian.mirrors("Google http://other.example/cloud-sdk/")
+
+
+@pytest.mark.parametrize("base", ["docker.io/library/debian:trixie-slim", "debian:trixie-slim"])
+def test_public_slim_bases_name_their_suite(base: str) -> None:
+    assert debian.suite_of(base) == "trixie"
+
+
+def test_other_bases_cannot_be_made_here_and_the_message_says_which_can() -> None:
+    with pytest.raises(ImagesError, match=r"python:3\.13.*debian:SUITE-slim"):
+        debian.suite_of("docker.io/library/python:3.13")
+
+
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"BERTOPS_CACHE": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/a"),
+        ({"XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/bert-operator"),
+        ({"HOME": "/c"}, "/c/.cache/bert-operator"),
+    ],
+)
+def test_the_cache_folder(environment: dict[str, str], folder: str) -> None:
+    assert Cache.from_environment(environment).root == Path(folder)
+
+
+def test_the_engine_can_be_chosen_by_hand_and_a_wrong_choice_is_refused(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    assert isinstance(engine.choose(cache, {"BERTOPS_ENGINE": "docker"}), Docker)
+    assert isinstance(engine.choose(cache, {"BERTOPS_ENGINE": "buildah"}), Buildah)
+    with pytest.raises(ImagesError, match="write docker or buildah"):
+        engine.choose(cache, {"BERTOPS_ENGINE": "podman"})
+
+
+def test_builds_are_told_of_certificates_and_index_only_where_the_machine_has_its_own() -> None:
+    assert packaging_access.build_arguments({}) == []
+    told = packaging_access.build_arguments(
+        {"PIP_CERT": "/etc/own.crt", "PIP_INDEX_URL": "https://mirror.example/simple"}
+    )
+    assert told == [
+        "--secret=id=ca,src=/etc/own.crt",
+        "--build-arg=PIP_CERT=/run/ca.crt",
+        "--build-arg=PIP_INDEX_URL=https://mirror.example/simple",
+    ]
+
+
+def test_missing_programs_are_named_by_their_debian_packages() -> None:
+    with pytest.raises(ImagesError, match="apt-get install -y one two"):
+        commands.require({"no-such-b": "two", "no-such-a": "one", "sh": "dash"}, why="x")
+
+
+def test_a_failing_program_shows_its_last_words_and_where_all_of_them_are(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(ImagesError, match=r"(?s)building x failed \(exit status 3\).*line 99.*log") as caught:
+        commands.run(["sh", "-c", "for i in $(seq 99); do echo line $i; done; exit 3"], what="building x", log=log)
+    assert "line 9\n" not in str(caught.value)
+    assert log.read_text().startswith("line 1\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mount", "relative"], "write FOLDER:/PLACE"),
+        (["--mount", "/no/such/folder:/x"], "write FOLDER:/PLACE"),
+        (["--env", "NAME"], "write NAME=VALUE"),
+    ],
+)
+def test_wrong_options_of_run_are_refused_before_anything_is_built(
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("BERTOPS_CACHE", str(tmp_path))
+    monkeypatch.setattr(run, "_test_tools", lambda _cache: tmp_path)
+    assert main(["run", *options, "pytorch", "--", "true"]) == 1
+    assert message in capsys.readouterr().err

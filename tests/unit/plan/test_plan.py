@@ -1,0 +1,421 @@
+"""The path of a BertDeployment, decision by decision, on a world in memory."""
+
+import copy
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bert_operator.api import names
+from bert_operator.api import spec as api
+from bert_operator.api.actions import Plan
+from bert_operator.api.report import BuildRequest, ExitCode
+from bert_operator.objects import claim, drift, identity
+from bert_operator.plan import make_plan, names_to_probe
+from support import builders
+from support.fake_cluster import NOW, FakeCluster
+
+SETTINGS = builders.settings()
+MODELS_CLAIM = builders.claim("models", uid="c1a1b2c3-0000-4000-8000-000000000002", ours=False)
+
+
+def a_world(*, spec: dict[str, Any] | None = None, settled: bool = False, **metadata: Any) -> FakeCluster:
+    """A BertDeployment whose claims exist."""
+    world = FakeCluster(builders.bert(spec=spec, **metadata), MODELS_CLAIM)
+    if (spec or {}).get("storage", {}).get("claimName"):
+        world.put(builders.claim())
+    else:
+        world.put(drift.stamped(claim.manifest(identity.Identity.of(world.bert()), api.Storage(size="2Gi"))))
+    if settled:
+        list(world.settle(SETTINGS))
+    return world
+
+
+def conditions(plan_or_world: Plan | FakeCluster) -> dict[str, dict[str, Any]]:
+    status = plan_or_world.status if isinstance(plan_or_world, Plan) else plan_or_world.bert()["status"]
+    assert status is not None
+    return {condition["type"]: condition for condition in status["conditions"]}
+
+
+def kinds(plan: Plan) -> list[str]:
+    return [manifest["kind"] for manifest in plan.apply]
+
+
+def step(world: FakeCluster, **plan: Any) -> Plan:
+    made = world.plan(SETTINGS, **plan)
+    world.carry_out(made)
+    return made
+
+
+def the_job(world: FakeCluster) -> dict[str, Any]:
+    (job,) = world.all("Job")
+    return job
+
+
+class TestTheGoodWay:
+    def test_first_the_claim_of_storage_size_is_made_without_an_owner(self) -> None:
+        world = FakeCluster(builders.bert(), MODELS_CLAIM)
+        plan = step(world)
+        made = next(manifest for manifest in plan.apply if manifest["kind"] == "PersistentVolumeClaim")
+        assert made["metadata"]["name"] == "minilm-store"
+        assert "ownerReferences" not in made["metadata"]
+        assert plan.create == ()
+
+    def test_then_a_build_is_asked_for_and_the_service_is_there_from_the_start(self) -> None:
+        world = a_world()
+        plan = step(world)
+        assert [job["kind"] for job in plan.create] == ["Job"]
+        assert kinds(plan) == ["Service"]
+        assert conditions(plan)["Built"]["status"] == "Unknown"
+
+    def test_what_the_job_reports_is_recorded_before_the_job_goes(self) -> None:
+        world = a_world()
+        step(world)
+        world.finish_job(the_job(world))
+        plan = step(world)
+        assert names.ARTIFACT_KIND in kinds(plan)
+        assert plan.delete == ()
+        plan = step(world)
+        assert [ref.kind for ref in plan.delete] == ["Job"]
+
+    def test_it_ends_ready_and_at_rest(self) -> None:
+        world = a_world(settled=True)
+        assert conditions(world)["Ready"]["status"] == "True"
+        assert world.bert()["status"]["summary"] == {
+            "stage": "Ready",
+            "precision": "fp32",
+            "fidelity": "1.000000",
+            "models": "1/1",
+        }
+        assert world.plan(SETTINGS) == Plan()
+
+    def test_the_deployment_mounts_the_artifact_read_only_at_its_place(self) -> None:
+        world = a_world(settled=True)
+        (live,) = world.all("Deployment")
+        server = live["spec"]["template"]["spec"]["containers"][0]
+        mount = next(m for m in server["volumeMounts"] if m["name"] == "store")
+        assert mount == {
+            "name": "store",
+            "mountPath": "/models/minilm/1",
+            "subPath": f"artifacts/onnx-{'5' * 32}",
+            "readOnly": True,
+        }
+
+    def test_every_turn_is_told_once(self) -> None:
+        world = a_world()
+        told = [note.reason for plan in world.settle(SETTINGS) for note in plan.notes]
+        assert told == ["Building", "Built", "RollingOut", "GoldenRequestsMatched", "Serving"]
+
+
+class TestChanges:
+    def test_a_serving_change_makes_one_rollout_and_no_build(self) -> None:
+        world = a_world(settled=True)
+        bert = world.bert()
+        bert["spec"]["models"][0]["serving"] = {"maxBatchSize": 4}
+        bert["metadata"]["generation"] = 2
+        plan = step(world)
+        assert plan.create == ()
+        assert kinds(plan) == ["ConfigMap", "Deployment"]
+        assert conditions(plan)["UpToDate"]["status"] == "False"
+        list(world.settle(SETTINGS))
+        assert world.plan(SETTINGS) == Plan()
+
+    def test_a_recipe_change_builds_while_the_old_artifact_serves(self) -> None:
+        world = a_world(settled=True)
+        before = world.all("Deployment")
+        bert = world.bert()
+        bert["spec"]["models"][0]["build"]["maxSequenceLength"] = 256
+        bert["metadata"]["generation"] = 2
+        plan = step(world)
+        assert len(plan.create) == 1
+        assert world.all("Deployment") == before
+        assert conditions(plan)["Available"]["status"] == "True"
+        assert conditions(plan)["Ready"]["status"] == "False"
+
+    def test_a_new_default_image_keeps_what_serves_and_says_so(self) -> None:
+        world = a_world(settled=True)
+        newer = builders.settings(
+            images={"operator": "registry.example/operator:2", "build": "registry.example/build:2"}
+        )
+        plan = world.plan(newer)
+        assert plan.create == ()
+        assert kinds(plan) == []
+        assert conditions(plan)["UpToDate"]["reason"] == "NewerToolchain"
+
+    def test_a_new_default_image_mends_a_server_that_never_came_up(self) -> None:
+        world = a_world(settled=True)
+        (live,) = world.all("Deployment")
+        live["status"]["availableReplicas"] = 0
+        newer = builders.settings(
+            images={"operator": "registry.example/operator:2", "build": "registry.example/build:1"}
+        )
+        assert kinds(world.plan(newer)) == ["Deployment"]
+
+    def test_the_refresh_annotation_builds_again(self) -> None:
+        world = a_world(settled=True)
+        world.bert()["metadata"]["annotations"] = {names.REFRESH_ANNOTATION: "1"}
+        assert len(world.plan(SETTINGS).create) == 1
+
+    def test_scaling_changes_replicas_alone(self) -> None:
+        world = a_world(settled=True)
+        world.bert()["spec"]["replicas"] = 3
+        plan = world.plan(SETTINGS)
+        (deployment,) = plan.apply
+        assert deployment["spec"]["replicas"] == 3
+        assert plan.create == ()
+
+    def test_a_hand_edit_of_a_child_is_repaired(self) -> None:
+        world = a_world(settled=True)
+        (live,) = world.all("Deployment")
+        live["spec"]["template"]["spec"]["containers"][0]["image"] = "evil"
+        plan = world.plan(SETTINGS)
+        (deployment,) = plan.apply
+        assert deployment["metadata"]["uid"] == live["metadata"]["uid"]
+
+    def test_quantities_are_compared_by_value(self) -> None:
+        world = a_world(spec={"server": {"type": "triton", "resources": {"limits": {"cpu": "1000m"}}}}, settled=True)
+        (live,) = world.all("Deployment")
+        live["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "1"
+        assert world.plan(SETTINGS).apply == ()
+
+    def test_config_maps_of_kept_revisions_stay(self) -> None:
+        world = a_world(settled=True)
+        (old,) = world.all("ConfigMap")
+        revision = {"kind": "ReplicaSet", "metadata": {"name": "old", "labels": old["metadata"]["labels"]}}
+        world.put(revision)
+        world.bert()["spec"]["models"][0]["serving"] = {"maxBatchSize": 4}
+        list(world.settle(SETTINGS))
+        assert len(world.all("ConfigMap")) == 2
+        world.remove("ReplicaSet", "old")
+        list(world.settle(SETTINGS))
+        assert len(world.all("ConfigMap")) == 1
+
+
+class TestReuse:
+    def test_deleted_and_applied_again_it_asks_for_no_build(self) -> None:
+        world = a_world(settled=True)
+        world.remove(names.KIND, "minilm")
+        assert world.all("Deployment") == ()
+        world.put(builders.bert(uid="11111111-7d9e-4c55-9a1b-3f2e1d0c9b8a"))
+        plans = list(world.settle(SETTINGS))
+        assert all(plan.create == () for plan in plans)
+        assert conditions(world)["Ready"]["status"] == "True"
+
+    def test_a_second_bert_deployment_joins_a_running_build(self) -> None:
+        world = a_world(spec={"storage": {"claimName": "minilm-store"}})
+        step(world)
+        other = builders.bert("other", uid="22222222-7d9e-4c55-9a1b-3f2e1d0c9b8a")
+        other["spec"]["storage"] = {"claimName": "minilm-store"}
+        world.put(other)
+        plan = make_plan(world.observe("other"), SETTINGS, NOW)
+        assert plan.create == ()
+        (adoption,) = plan.adopt
+        world.carry_out(plan, "other")
+        world.remove(names.KIND, "minilm")
+        assert the_job(world)["metadata"]["name"] == adoption.name
+
+    def test_a_lost_record_does_not_move_a_branch(self) -> None:
+        source = {"huggingFace": {"repo": "org/bert", "revision": "main"}}
+        model = builders.model(versions=[{"version": 1, "source": source}])
+        world = a_world(spec={"models": [model]})
+        step(world)
+        world.finish_job(the_job(world), builders.report(revision="c0ffee"))
+        list(world.settle(SETTINGS))
+        (record,) = world.all(names.ARTIFACT_KIND)
+        world.remove(names.ARTIFACT_KIND, record["metadata"]["name"])
+        del world.bert()["status"]
+        (job,) = world.plan(SETTINGS).create
+        env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+        request = BuildRequest.model_validate_json(
+            next(e["value"] for e in env if e["name"] == names.BUILD_REQUEST_ENV)
+        )
+        assert request.hugging_face is not None
+        assert request.hugging_face.revision == "c0ffee"
+
+    def test_a_lost_record_leaves_the_deployment_alone(self) -> None:
+        world = a_world(settled=True)
+        before = world.all("Deployment")
+        world.remove(names.ARTIFACT_KIND, world.all(names.ARTIFACT_KIND)[0]["metadata"]["name"])
+        step(world)
+        assert world.all("Deployment") == before
+
+
+class TestFailures:
+    def test_a_mistake_of_the_user_is_told_with_the_next_step_and_not_tried_again(self) -> None:
+        world = a_world()
+        step(world)
+        text = builders.failure("SourceNotFound", "no folder 'x'", "write y")
+        world.fail_job(the_job(world), "fetch", ExitCode.USER_ERROR, text)
+        plan = step(world)
+        built = conditions(plan)["Built"]
+        assert built["reason"] == "SourceNotFound"
+        assert built["message"] == "minilm/1: no folder 'x'; next: write y"
+        assert conditions(plan)["SourceResolved"]["reason"] == "SourceNotFound"
+        assert plan.recheck_after_seconds is None
+        assert world.plan(SETTINGS, now=NOW + timedelta(days=1)).create == ()
+        assert the_job(world), "the failed Job stays as evidence"
+
+    def test_a_passing_fault_is_tried_again_ever_more_slowly_then_not_at_all(self) -> None:
+        world = a_world()
+        step(world)
+        waits = []
+        for _ in range(4):
+            world.fail_job(the_job(world), "fetch", ExitCode.PASSING, builders.failure("HubUnreachable"))
+            plan = step(world)
+            waits.append(plan.recheck_after_seconds)
+            step(world, now=NOW + timedelta(minutes=31))
+            step(world, now=NOW + timedelta(minutes=31))
+        assert waits == [60.0, 300.0, 1800.0, None]
+
+    def test_out_of_memory_names_the_limit(self) -> None:
+        world = a_world()
+        step(world)
+        world.fail_job(the_job(world), "convert", 137, "", reason="OOMKilled")
+        plan = step(world)
+        assert conditions(plan)["Degraded"]["reason"] == "OutOfMemory"
+        assert "memory limit" in conditions(plan)["Degraded"]["message"]
+
+    def test_a_mistake_mended_in_the_spec_builds_at_once(self) -> None:
+        world = a_world()
+        step(world)
+        world.fail_job(the_job(world), "fetch", ExitCode.USER_ERROR, builders.failure())
+        step(world)
+        world.bert()["spec"]["models"][0]["versions"][0]["source"]["pvc"]["path"] = "right"
+        plan = step(world)
+        assert len(plan.create) == 1
+        assert len(plan.delete) == 1, "the old evidence goes"
+
+    def test_a_finished_job_without_a_report_runs_again_at_most_twice(self) -> None:
+        world = a_world()
+        created = []
+        for _ in range(5):
+            created.append(len(step(world).create))
+            for job in world.all("Job"):
+                world._job_condition(job, "Complete", "")
+        assert created == [1, 1, 1, 0, 0]
+        assert conditions(world)["Built"]["reason"] == "NoReport"
+
+    def test_a_missing_claim_is_named_with_its_field(self) -> None:
+        world = FakeCluster(builders.bert(), builders.claim())
+        plan = step(world)
+        assert plan.create == ()
+        built = conditions(plan)["Built"]
+        assert built["reason"] == "ClaimNotFound"
+        assert "spec.models[0].versions[0].source.pvc.claimName" in built["message"]
+
+    def test_a_pod_that_fails_verification_names_the_difference(self) -> None:
+        world = a_world(settled=True)
+        (live,) = world.all("Deployment")
+        live["status"] |= {"updatedReplicas": 0}
+        text = builders.failure("VerificationFailed", "minilm: last_hidden_state differs by 0.5", "set refresh")
+        verify = builders.waiting("verify", "CrashLoopBackOff") | {
+            "lastState": builders.terminated("v", 1, text)["state"]
+        }
+        pod = {
+            "kind": "Pod",
+            "metadata": {"name": "p", "labels": live["spec"]["template"]["metadata"]["labels"]},
+            "status": {"initContainerStatuses": [builders.terminated("preflight"), verify]},
+        }
+        world.put(pod)
+        verified = conditions(step(world))["Verified"]
+        assert (verified["status"], verified["reason"]) == ("False", "VerificationFailed")
+        assert "differs by 0.5" in verified["message"]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("spec", "reason", "words"),
+        [
+            ({"hardware": {"profile": "h100"}}, "Unsupported", "spec.hardware.profile: 'h100'"),
+            ({"server": {"type": "triton", "release": "22.05"}}, "Unsupported", "release"),
+            ({"models": []}, "InvalidSpec", "spec.models"),
+            ({"server": {"type": "triton", "typo": 1}}, "InvalidSpec", "spec.server.typo"),
+        ],
+    )
+    def test_what_cannot_be_done_touches_nothing(self, spec: dict[str, Any], reason: str, words: str) -> None:
+        world = a_world(settled=True)
+        world.bert()["spec"] |= spec
+        plan = step(world)
+        assert (plan.apply, plan.create, plan.delete, plan.adopt) == ((), (), (), ())
+        assert conditions(plan)["Accepted"]["reason"] == reason
+        assert words in conditions(plan)["Accepted"]["message"]
+
+    def test_a_foreign_service_of_our_name_is_left_alone(self) -> None:
+        world = a_world()
+        observed = world.observe(foreign=frozenset({("Service", "minilm")}))
+        plan = make_plan(observed, SETTINGS, NOW)
+        assert (plan.apply, plan.create) == ((), ())
+        assert conditions(plan)["Accepted"]["reason"] == "NameConflict"
+
+    def test_a_foreign_claim_of_our_store_name_is_left_alone(self) -> None:
+        world = FakeCluster(builders.bert(), MODELS_CLAIM, builders.claim(ours=False))
+        plan = step(world)
+        assert (plan.apply, plan.create) == ((), ())
+        assert conditions(plan)["Accepted"]["reason"] == "NameConflict"
+
+    def test_only_a_missing_service_is_probed(self) -> None:
+        world = a_world()
+        assert names_to_probe(world.observe()) == (("Service", "minilm"),)
+        step(world)
+        assert names_to_probe(world.observe()) == ()
+
+
+class TestProperties:
+    @given(
+        serving=st.fixed_dictionaries(
+            {},
+            optional={
+                "maxBatchSize": st.integers(1, 64),
+                "instances": st.integers(1, 4),
+                "warmup": st.booleans(),
+                "batching": st.fixed_dictionaries(
+                    {}, optional={"enabled": st.booleans(), "maxQueueDelayMicroseconds": st.integers(0, 9)}
+                ),
+            },
+        ),
+        replicas=st.integers(0, 5),
+    )
+    def test_planning_on_the_world_it_asked_for_changes_nothing(self, serving: dict[str, Any], replicas: int) -> None:
+        world = a_world(spec={"replicas": replicas, "models": [builders.model(serving=serving)]}, settled=True)
+        writes = world.writes
+        assert world.plan(SETTINGS) == Plan()
+        assert world.writes == writes
+
+    @given(data=st.data())
+    def test_any_order_of_steps_ends_in_the_same_state(self, data: st.DataObject) -> None:
+        """Reconcile, a finishing Job and the Deployment controller in any order, forgetting all memory in between."""
+        world = a_world()
+        for _ in range(data.draw(st.integers(0, 12))):
+            match data.draw(st.sampled_from(["reconcile", "job", "deployment"])):
+                case "reconcile":
+                    step(world)
+                case "job":
+                    for job in world.all("Job"):
+                        world.finish_job(job)
+                case _:
+                    world.settle_deployments()
+        list(world.settle(SETTINGS))
+        assert _end_state(world) == _end_state(a_world(settled=True))
+
+    @given(lost=st.lists(st.sampled_from(["status", "Job", "Deployment", "Service", "ConfigMap", names.ARTIFACT_KIND])))
+    def test_whatever_is_lost_comes_back(self, lost: list[str]) -> None:
+        world = a_world(settled=True)
+        for kind in lost:
+            if kind == "status":
+                world.bert().pop("status", None)
+            for item in world.all(kind):
+                world.remove(kind, item["metadata"]["name"])
+        list(world.settle(SETTINGS))
+        assert _end_state(world) == _end_state(a_world(settled=True))
+
+
+def _end_state(world: FakeCluster) -> dict[tuple[str, str], Any]:
+    """Everything but what counts attempts and the evidence of builds that went well."""
+    state = copy.deepcopy(world.objects)
+    for (kind, _), item in list(state.items()):
+        item["metadata"] = {key: item["metadata"].get(key) for key in ("name", "labels", "annotations")}
+        if kind == "Deployment":
+            item.pop("status")
+    return {key: item for key, item in state.items() if key[0] != "Pod"}

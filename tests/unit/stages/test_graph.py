@@ -1,0 +1,61 @@
+"""Steps run as soon as what they wait for is done; a failure stops only what waits for it."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.graph import Runner, Step, counts, table
+
+
+def python(name: str, code: str, *after: str, always: bool = False) -> Step:
+    return Step(name=name, command=[sys.executable, "-c", code], after=after, always=always)
+
+
+async def test_a_failed_step_stops_only_its_followers(tmp_path: Path) -> None:
+    steps = [
+        python("bad", "print('why'); raise SystemExit(3)"),
+        python("follower", "pass", "bad"),
+        python("other", "pass"),
+        python("cleaning", "pass", "follower", always=True),
+    ]
+    out = io.StringIO()
+    results = await Runner(steps, tmp_path, out).run()
+    assert [(r.name, r.code == 0, r.skipped) for r in results] == [
+        ("bad", False, False),
+        ("follower", False, True),
+        ("other", True, False),
+        ("cleaning", True, False),
+    ]
+    assert "| why" in out.getvalue()
+    assert "failed (3)" in table(results)
+
+
+async def test_a_follower_sees_what_its_forerunner_did(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    steps = [
+        python("second", f"print(open({str(file)!r}).read())", "first"),
+        python("first", f"open({str(file)!r}, 'w').write('done')"),
+    ]
+    results = await Runner(steps, tmp_path, io.StringIO()).run()
+    assert [r.code for r in results] == [0, 0]
+
+
+def test_a_step_that_waits_for_nobody_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nobody"):
+        Runner([python("a", "pass", "nobody")], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("closing", "expected"),
+    [
+        ("===== 3 passed, 1 skipped in 2.00s =====", {"passed": 3, "skipped": 1}),
+        ("1 failed, 2 passed, 1 error in 61.2s (0:01:01)", {"failed": 1, "passed": 2, "error": 1}),
+        ("nothing of pytest's", {}),
+    ],
+)
+def test_closing_lines_are_counted(tmp_path: Path, closing: str, expected: dict[str, int]) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"the text\n{closing}\n")
+    assert counts(log) == expected
