@@ -39,7 +39,8 @@ def run(job: Job, state: State) -> State:
 
 def _manifest(job: Job, state: State, name: str) -> Manifest:
     listed = {path.name: _listed(path) for path in sorted(job.artifact.iterdir())}
-    return Manifest(schema_version=1, report=_report(job, state, name, listed), files=listed)
+    report = _report(job, state, name, listed)
+    return Manifest(schema_version=1, report=report, files=listed, warnings=state.warnings)
 
 
 def _listed(path: Path) -> ManifestFile:

@@ -54,10 +54,10 @@ def _write(text: str) -> None:
 def _fitting(failure: BuildFailure) -> str:
     text = failure.model_dump_json(by_alias=True)
     while len(text.encode()) > MAX_REPORT_BYTES:
-        # Letters outside ASCII take up to four bytes, so a message within its limit of letters may be too long.
-        excess = len(text.encode()) - MAX_REPORT_BYTES
-        keep = max(0, len(failure.message) - max(excess // 4, 8))
-        failure = failure.model_copy(update={"message": _cut(failure.message, keep)})
+        # A letter takes up to six bytes of JSON, so texts within their limits of letters may be too long together.
+        longer = "message" if len(failure.message) >= len(failure.next_step) else "next_step"
+        value: str = getattr(failure, longer)
+        failure = failure.model_copy(update={longer: _cut(value, len(value) * 3 // 4)})
         text = failure.model_dump_json(by_alias=True)
     return text
 

@@ -32,7 +32,7 @@ SENTENCES: Final = (
 
 SEED: Final = 20240229
 _ROWS: Final = ((64, 3), (128, 2))
-"""Up to which length a request has how many rows; longer ones have one. Every token costs time: minutes for BERT-large."""
+"""Up to which length a request has how many rows; longer ones have one. Tokens cost time: minutes for BERT-large."""
 _COMMON: Final = 1000
 """BERT vocabularies keep their special and unused entries below this."""
 

@@ -1,4 +1,6 @@
-"""The operator: `kubectl apply -f bert.yaml` -> a verified BERT endpoint. The data path:
+"""The operator: `kubectl apply -f bert.yaml` -> a verified BERT endpoint.
+
+The data path:
 
  1. `handlers`   an event of a BertDeployment or of a child enqueues (namespace, name); nothing more happens there
  2. `work_queue` one reconcile per key at a time, with back-off and delayed looks
@@ -9,5 +11,7 @@
  7. `servers`    one file per inference server: its config, flags, probes, ports,
  8. `checks`     named checks turn what was observed into conditions
  9. `cluster`    server-side apply of what differs, deletes, status, events
-10. in the pods  `bert_build` (build_jobs/) fetches, converts, compares and publishes; preflight and verify guard serving
+10. in the pods  `bert_build` (build_jobs/) fetches, converts, compares, publishes; preflight and verify guard serving
 """
+
+__version__ = "0.1.0"

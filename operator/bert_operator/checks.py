@@ -301,6 +301,8 @@ def _stuck(facts: Facts) -> Problem | None:
     for version in facts.versions:
         if version.problem and version.retry_seconds is None:
             return version.problem
+    if facts.refused:
+        return facts.refused[0]
     if facts.unbuilt or (facts.serving and facts.serving.complete):
         return None
     return _trouble(facts)

@@ -2,18 +2,15 @@
 
 kopf lists and watches; every event goes into the world and puts (namespace, name) on the work queue, nothing more.
 kopf's state-keeping handlers, daemons, timers and finalizers are not used: they lose updates and block deletions.
-
-The world is fed by `kopf.index` because kopf runs that for every listed object before it runs any `on.event`: so the
-first `on.event` means that all first listings are in, and opens the queue.
 """
 
 import inspect
 import logging
 import os
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import kopf
 import yaml
@@ -79,18 +76,14 @@ async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:  # noqa: ANN4
     )
 
 
-def _seen(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:  # noqa: ANN401 - kopf's own
-    memo.runtime.seen(dict(body))
-
-
 async def _event(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:  # noqa: ANN401 - kopf's own
     if event["type"] == "DELETED":
         memo.runtime.gone(event["object"])
-    memo.runtime.listed()
+    else:
+        memo.runtime.seen(event["object"])
 
 
 for _resource in (*WHOLE, *CHILDREN):
-    kopf.index(*_resource, id="seen")(_seen)
     kopf.on.event(*_resource, id="event")(_event)
 
 
@@ -141,29 +134,37 @@ def configure(settings: kopf.OperatorSettings) -> None:
 
 
 def tap(runtime: Runtime) -> None:
-    """Listen in on kopf's watches, for the two things that it has no hook for.
+    """Listen in on kopf's watches, for the three things that it has no hook for.
 
-    It swallows bookmarks, so nobody else can tell a quiet watch from a dead one. And after "410 Gone" it lists anew
-    without a word on what has vanished, so objects would haunt us for ever: here they end as DELETED events.
+    When a listing is complete: nobody may plan before every kind has been listed, or it builds what is there. What
+    has vanished: after "410 Gone" kopf lists anew without a word on that, and such objects would haunt us for ever;
+    here they end as DELETED events. And bookmarks: they tell a quiet watch from a dead one.
     """
     original = watching.continuous_watch
     if set(inspect.signature(original).parameters) != STREAM_ARGUMENTS:
         raise _refusal("this version of kopf isn't supported; install kopf 1.45")
 
-    async def tapped(*, resource: Any, namespace: Any, **rest: Any) -> AsyncGenerator[Any, None]:  # noqa: ANN401
-        if resource.kind not in observe.KINDS:
-            async with aclosing(original(resource=resource, namespace=namespace, **rest)) as stream:
-                async for event in stream:
-                    yield event
-            return
-        listing = runtime.begin_listing(resource.kind, namespace)
-        async with aclosing(original(resource=resource, namespace=namespace, **rest)) as stream:  # type: ignore[type-var]  # an async generator, though typed as an iterator
-            async for event in stream:
-                if event is watching.Bookmark.LISTED:
-                    for stub in runtime.vanished(listing):
-                        yield {"type": "DELETED", "object": stub}
-                else:
-                    listing.heard(event["type"], event["object"])
-                yield event
+    def tapped(*, resource: Any, namespace: Any, **rest: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - kopf's own
+        stream = original(resource=resource, namespace=namespace, **rest)
+        ours = resource.kind in observe.KINDS
+        return _listen(stream, runtime, resource.kind, namespace) if ours else stream
 
     watching.continuous_watch = tapped
+
+
+async def _listen(
+    stream: AsyncIterator[Any], runtime: Runtime, kind: str, namespace: str | None
+) -> AsyncGenerator[Any, None]:
+    """Pass on what kopf's watch yields; at the end of a listing, add the ends of what is missing from it."""
+    listing = runtime.begin_listing(kind, namespace)
+    async with aclosing(cast("AsyncGenerator[Any, None]", stream)):
+        async for event in stream:
+            if event is watching.Bookmark.LISTED:
+                for stub in runtime.listed(listing):
+                    yield {"type": "DELETED", "object": stub}
+            else:
+                listing.heard(event["type"], event["object"])
+                if event["type"] is None:
+                    # kopf handles each object in a task of its own, later: too late for who waits for the listing.
+                    runtime.seen(event["object"])
+            yield event

@@ -92,9 +92,7 @@ def _all(checks: dict[str, dict[str, Any]]) -> tuple[bool, dict[str, Any]]:
 class Server:
     """Answers /healthz, /readyz and /metrics."""
 
-    def __init__(
-        self, health: Health, metrics: Metrics, *, host: str | None = None, port: int | None = None
-    ) -> None:
+    def __init__(self, health: Health, metrics: Metrics, *, host: str | None = None, port: int | None = None) -> None:
         self._health = health
         self._metrics = metrics
         self._host = host

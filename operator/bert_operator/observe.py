@@ -46,7 +46,7 @@ class World:
         self._objects: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}
         self._index: defaultdict[Mark, dict[str, dict[str, Any]]] = defaultdict(dict)
         self._laid: dict[str, tuple[str, float]] = {}
-        self._graves: dict[str, None] = {}
+        self._graves: dict[str, str] = {}
 
     def count(self, kind: str) -> int:
         """How many objects of a kind are known."""
@@ -62,7 +62,7 @@ class World:
             BertDeployments to look at: none if nothing but bookkeeping changed or if we know something newer.
         """
         kind, uid = _identity(obj)
-        if uid in self._graves or self._outdated(kind, uid, _version(obj)):
+        if self._buried(uid, _version(obj)) or self._outdated(kind, uid, _version(obj)):
             return set()
         self._laid.pop(uid, None)
         return self._store(kind, uid, slim(obj))
@@ -77,7 +77,7 @@ class World:
             BertDeployments to look at.
         """
         kind, uid = _identity(obj)
-        self._graves[uid] = None
+        self._graves[uid] = _version(obj) or _version(self._objects[kind].get(uid) or obj)
         if len(self._graves) > GRAVES:
             del self._graves[next(iter(self._graves))]
         self._laid.pop(uid, None)
@@ -98,7 +98,7 @@ class World:
             BertDeployments to look at; the watch will not name them again for this change.
         """
         kind, uid = _identity(reply)
-        if uid in self._graves or not self._newer(kind, uid, _version(reply)):
+        if self._buried(uid, _version(reply)) or not self._newer(kind, uid, _version(reply)):
             return set()
         self._laid[uid] = (kind, self._clock())
         return self._store(kind, uid, slim(reply))
@@ -166,6 +166,14 @@ class World:
             self._index[mark].pop(uid, None)
             if not self._index[mark]:
                 del self._index[mark]
+
+    def _buried(self, uid: str, version: str) -> bool:
+        """Whether this is a state from before the end we know of.
+
+        Something newer can come: an object that lost the label we watch by ends like a deleted one, and may regain it.
+        """
+        end = self._graves.get(uid)
+        return end is not None and not (version.isdigit() and end.isdigit() and int(version) > int(end))
 
     def _outdated(self, kind: str, uid: str, version: str) -> bool:
         """Whether a watch event is older than what we know."""

@@ -150,10 +150,7 @@ def _accepted(case: Case) -> Plan:
 
 def _refused(observed: Observed) -> tuple[Problem, ...]:
     return tuple(
-        Problem(
-            reason=f"{refusal.kind}{refusal.reason}",
-            message=f"the API server refused {refusal.kind} {refusal.name!r}: {refusal.message}",
-        )
+        Problem(reason="ApiRefused", message=f"the API server refused to {refusal.what}: {refusal.message}")
         for refusal in observed.refused
     )
 

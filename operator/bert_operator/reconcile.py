@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from bert_operator.api.actions import Note, Plan, Ref
-from bert_operator.api.observed import Manifest, Observed
+from bert_operator.api.observed import Manifest, Observed, Refusal
 from bert_operator.cluster.calls import Cluster
 from bert_operator.cluster.errors import ApiError
 from bert_operator.observe import Key, World
@@ -67,10 +67,10 @@ class Reconciler:
         observed = await self._probe(key, observed)
         plan = self.planner.make_plan(observed, self.settings, self.now())
         raced, failures = await self._write_children(key, plan)
-        notes = (*plan.notes, *(_note(error) for error in failures if error.refused))
-        if plan.status is not None:
-            self._lay(key, await self.cluster.write_status(observed.bert, plan.status))
-        for note in notes:
+        said = self._with_refusals(observed, plan, failures)
+        if said.status is not None:
+            self._lay(key, await self.cluster.write_status(observed.bert, said.status))
+        for note in said.notes:
             await self._tell(observed, note)
         if failures:
             raise failures[0]
@@ -86,6 +86,13 @@ class Reconciler:
         for obj in ours:
             self._lay(key, obj)
         return replace(self.world.observe(*key) or observed, foreign=taken)
+
+    def _with_refusals(self, observed: Observed, plan: Plan, failures: Iterable[ApiError]) -> Plan:
+        """What to say: judged again where the API server refused something that only a person can change."""
+        refused = tuple(Refusal(what=error.what, message=error.message) for error in failures if error.refused)
+        if not refused:
+            return plan
+        return self.planner.make_plan(replace(observed, refused=refused), self.settings, self.now())
 
     async def _write_children(self, key: Key, plan: Plan) -> tuple[bool, list[ApiError]]:
         """First what is new or different, all at once; only if all of that worked, adoptions and deletions."""
@@ -144,7 +151,3 @@ async def _all(calls: Iterable[Awaitable[bool]]) -> list[bool | ApiError]:
         if isinstance(result, BaseException) and not isinstance(result, ApiError):
             raise result
     return [result for result in results if isinstance(result, bool | ApiError)]
-
-
-def _note(error: ApiError) -> Note:
-    return Note(type="Warning", reason="ApiRefused", message=f"The API server refused to {error.what}: {error.message}")

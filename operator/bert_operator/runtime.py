@@ -3,6 +3,7 @@
 It knows nothing of kopf. What it is told goes into the `World`; whom it concerns goes onto the work queue.
 """
 
+import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
@@ -15,6 +16,8 @@ from bert_operator.reconcile import Outcome, Planner, Reconciler
 from bert_operator.settings import Settings
 from bert_operator.watches import Listing, Watches
 from bert_operator.work_queue import Done, Key, WorkQueue
+
+logger = logging.getLogger(__name__)
 
 RESYNC_JITTER: Final = 0.2
 
@@ -65,23 +68,32 @@ class Runtime:
 
     def seen(self, obj: Mapping[str, Any]) -> None:
         """A watch or a listing showed an object."""
-        self._add(self._world.put(obj))
+        try:
+            keys = self._world.put(obj)
+        except Exception:
+            # One object of a shape nobody foresaw must not end the watch of all the others.
+            logger.exception("%s can't be understood and is ignored", _described(obj))
+        else:
+            self._add(keys)
 
     def gone(self, obj: Mapping[str, Any]) -> None:
         """An object was deleted."""
         self._add(self._world.drop(obj))
 
-    def listed(self) -> None:
-        """The first listings of all kinds are in the world: work may begin."""
-        self._queue.open()
-
     def begin_listing(self, kind: str, namespace: str | None) -> Listing:
         """A watch lists its kind, at start or because its connection could not be resumed."""
         return self._watches.begin(kind, namespace)
 
-    def vanished(self, listing: Listing) -> list[dict[str, Any]]:
-        """A listing is complete: what was there before and isn't in it."""
-        return listing.complete(self._world.laid_over_before(listing.kind, listing.started))
+    def listed(self, listing: Listing) -> list[dict[str, Any]]:
+        """A listing is complete, and everything in it was `seen`; once that is so for every kind, work begins.
+
+        Returns:
+            Stubs of what was there before and isn't any more.
+        """
+        vanished = listing.complete(self._world.laid_over_before(listing.kind, listing.started))
+        if not self._watches.unlisted(observe.KINDS):
+            self._queue.open()
+        return vanished
 
     def _add(self, keys: Iterable[Key]) -> None:
         for key in keys:
@@ -90,6 +102,11 @@ class Runtime:
     async def _reconcile(self, key: Key) -> Outcome:
         with logs.about(*key):
             return await self._reconciler.reconcile(key)
+
+
+def _described(obj: Mapping[str, Any]) -> str:
+    metadata = obj.get("metadata") or {}
+    return f"{obj.get('kind')} {metadata.get('namespace')}/{metadata.get('name')}"
 
 
 def resynced(

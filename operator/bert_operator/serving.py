@@ -14,7 +14,7 @@ from bert_operator.case import Case, find
 from bert_operator.objects import config_map, deployment, drift, service
 from bert_operator.pod_state import Problem
 from bert_operator.servers import SERVERS
-from bert_operator.servers.base import ConfigFile, ServedVersion, Server
+from bert_operator.servers.base import ServedVersion, Server, ServerContainer
 
 
 def server(case: Case) -> Server:
@@ -28,9 +28,9 @@ def desired(case: Case, versions: Sequence[checks.VersionFacts]) -> list[dict[st
     if any(version.artifact is None for version in versions):
         return [svc]
     served = list(_served(case, versions))
-    files = server(case).config_files(served, case.spec, case.settings)
-    made = _deployment(case, served, files, versions)
-    return [config_map.manifest(case.identity, files), _keeping_images(case, made), svc]
+    container = server(case).container(served, case.spec, case.settings)
+    made = _deployment(case, served, container, versions)
+    return [config_map.manifest(case.identity, container.files), _keeping_images(case, made), svc]
 
 
 def facts(case: Case, wanted: Sequence[Manifest]) -> checks.ServingFacts | None:
@@ -111,7 +111,7 @@ def _served(case: Case, versions: Sequence[checks.VersionFacts]) -> Iterator[Ser
 def _deployment(
     case: Case,
     served: Sequence[ServedVersion],
-    files: Mapping[str, ConfigFile],
+    container: ServerContainer,
     versions: Sequence[checks.VersionFacts],
 ) -> dict[str, Any]:
     return deployment.manifest(
@@ -120,9 +120,8 @@ def _deployment(
             spec=case.spec,
             settings=case.settings,
             ports=server(case).ports,
-            container=server(case).container(served, case.spec, case.settings),
+            container=container,
             served=tuple(served),
-            files=files,
             claim_name=case.store_claim_name,
             one_node_claims=case.one_node_claims([case.store_claim_name]),
             answers={

@@ -32,8 +32,6 @@ class TritonRelease(Model):
     image: str
     onnx_backend: Literal["onnxruntime", "onnxruntime_python"] = "onnxruntime"
     """Which of the image's backends runs ONNX: the public images' own, or ours over the Python backend."""
-    python_environment: str = ""
-    """Value of PYTHONPATH that the image's Python backend needs; empty for public images."""
 
 
 class Triton(Model):

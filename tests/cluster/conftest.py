@@ -6,17 +6,17 @@ already.
 """
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from localcluster import cluster
-from localcluster.binaries import built
-from localcluster.config import Options, cache_folder
 from support.kube_api import KubeApi
 
 NAME = "apitests"
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -26,12 +26,19 @@ def api() -> Iterator[KubeApi]:
         with KubeApi(Path(given)) as given_api:
             yield given_api
         return
-    cache = cache_folder()
-    was_up = NAME in cluster.names(cache)
-    running = cluster.up(Options(NAME, 0, control_plane_only=True), cache)
+    was_up = _localcluster("status", "--name", NAME, check=False).returncode == 0
+    kubeconfig = _localcluster("up", "--name", NAME, "--control-plane-only").stdout.splitlines()[-1]
+    binaries = _localcluster("build-binaries").stdout.splitlines()[-1]
     try:
-        with KubeApi(running.folders.kubeconfig, binaries=built(cache)) as own_api:
+        with KubeApi(Path(kubeconfig), binaries=Path(binaries)) as own_api:
             yield own_api
     finally:
         if not was_up:
-            cluster.down(NAME, cache)
+            _localcluster("down", "--name", NAME)
+
+
+def _localcluster(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Run one command of `python -m localcluster`; what it tells goes to the terminal."""
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-m", "localcluster", *arguments]
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=check)

@@ -79,7 +79,12 @@ class Here:
             "storage": {"size": "1Gi"},
             "models": [{"name": "m", "build": {"task": "feature-extraction"}, "versions": [version]}],
         }
-        body = {"apiVersion": "bertops.dev/v1alpha1", "kind": "BertDeployment", "metadata": {"name": name}, "spec": spec}
+        body = {
+            "apiVersion": "bertops.dev/v1alpha1",
+            "kind": "BertDeployment",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
         return self.post(body, "bertdeployments", "/apis/bertops.dev/v1alpha1")
 
 
@@ -204,6 +209,6 @@ async def test_an_event_is_shown_once(here: Here, cluster: Cluster) -> None:
 
 async def test_what_the_api_server_refuses_is_explained_and_a_users_business(here: Here, cluster: Cluster) -> None:
     broken = here.config_map("Not_A_Name")
-    with pytest.raises(ApiError, match="apply ConfigMap Not_A_Name: Invalid: .*must consist of lower case") as caught:
+    with pytest.raises(ApiError, match=r"apply ConfigMap Not_A_Name: Invalid: .*must consist of lower case") as caught:
         await cluster.apply(broken)
     assert caught.value.refused

@@ -1,5 +1,6 @@
 """What the chart renders. `make golden` writes the expected files anew; read the diff before you commit it."""
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -24,6 +25,7 @@ def binary() -> str:
     return found
 
 
+@functools.cache
 def _template(binary: str, case: str, *more: str) -> str:
     values = str(FOLDER / f"{case}.values.yaml")
     arguments = ["template", "bert-operator", str(helm.CHART), "--namespace", "bert-system", "--values", values, *more]

@@ -25,9 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     names = sorted(catalog.DOCKERFILES)
     building = commands.add_parser("build", help="build what changed; prints NAME TAG ARCHIVE")
-    building.add_argument(
-        "images", nargs="*", choices=[*names, []], default=names, metavar="IMAGE", help=f"of {', '.join(names)}"
-    )
+    building.add_argument("images", nargs="*", default=names, metavar="IMAGE", help=f"of {', '.join(names)}; all")
     building.set_defaults(do=_build)
     commands.add_parser("list", help="NAME TAG and whether its archive exists").set_defaults(do=_list)
     digest = commands.add_parser("digest", help="the content hash of an image as the files are now")

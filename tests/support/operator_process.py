@@ -96,14 +96,16 @@ class OperatorProcess:
 
     def requests(self, *methods: str) -> int:
         """How many requests of these methods it has sent."""
-        counts = re.findall(r'^rest_client_requests_total\{.*method="(\w+)"\} (\d+)', self.get("/metrics")[1], re.M)
+        counts = re.findall(
+            r'^rest_client_requests_total\{.*method="(\w+)"\} (\d+)', self.get("/metrics")[1], re.MULTILINE
+        )
         return sum(int(count) for method, count in counts if method in methods)
 
     def writes(self) -> int:
         return self.requests("POST", "PATCH", "PUT", "DELETE")
 
     def reconciles(self) -> int:
-        counts = re.findall(r"^controller_runtime_reconcile_total\{.*\} (\d+)", self.get("/metrics")[1], re.M)
+        counts = re.findall(r"^controller_runtime_reconcile_total\{.*\} (\d+)", self.get("/metrics")[1], re.MULTILINE)
         return sum(map(int, counts))
 
     def ready(self) -> bool:
@@ -114,8 +116,8 @@ class OperatorProcess:
         """Nothing waits and nothing runs."""
         text = self.get("/metrics")[1]
         return bool(
-            re.search(r"^workqueue_depth\{.*\} 0$", text, re.M)
-            and re.search(r"^controller_runtime_active_workers\{.*\} 0$", text, re.M)
+            re.search(r"^workqueue_depth\{.*\} 0$", text, re.MULTILINE)
+            and re.search(r"^controller_runtime_active_workers\{.*\} 0$", text, re.MULTILINE)
         )
 
     def lines(self) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Runs the real tritonserver on this machine, exactly as the operator's container would start it.
 
 Needs BERTOPS_TRITON_ROOT: the folder that holds bin/tritonserver and backends/python (in our image /opt/tritonserver).
+`python -m support.real_triton FOLDER` makes one from the image's own lock file, unless it is there, and prints it.
 """
 
 import json
@@ -10,9 +11,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+import venv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +30,11 @@ from support.published import Published
 
 ROOT_ENV: Final = "BERTOPS_TRITON_ROOT"
 _IMAGE_ROOT: Final = "/opt/tritonserver"
-_HANDLER: Final = Path(__file__).parents[2] / "build_jobs/bert_build/handlers/onnxruntime_python/model.py"
+_BUILD_JOBS: Final = Path(__file__).parents[2] / "build_jobs"
+_HANDLER: Final = _BUILD_JOBS / "bert_build/handlers/onnxruntime_python/model.py"
+_LOCK: Final = _BUILD_JOBS / "triton-cpu-requirements.txt"
+_WHEEL_PYTHON: Final = (3, 11)
+"""The Python of the image: the lock and the backend's stub are for it."""
 _START_SECONDS: Final = 60
 
 
@@ -123,6 +130,22 @@ def running(  # noqa: PLR0913, PLR0917 - what a pod gets
         _stop(process)
 
 
+def install(folder: Path) -> Path:
+    """Make an environment with the server as the image has it; returns its root."""
+    if sys.version_info[:2] != _WHEEL_PYTHON:
+        raise SystemExit(
+            f"run this with Python {_WHEEL_PYTHON[0]}.{_WHEEL_PYTHON[1]}, this is {sys.version.split()[0]}"
+        )
+    root = folder / "lib/python3.11/site-packages/pytriton/tritonserver"
+    stub = root / "backends/python/triton_python_backend_stub"
+    if not stub.exists():
+        venv.create(folder, with_pip=True)
+        pip = [str(folder / "bin/python"), "-m", "pip", "install", "-q", "--no-deps", "--require-hashes"]
+        subprocess.run([*pip, "-r", str(_LOCK)], check=True)
+        shutil.copy(root / "python_backend_stubs/3.11" / stub.name, stub)
+    return root
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
@@ -178,3 +201,7 @@ def _memory(pid: int) -> int:
     wanted = ("RssAnon:", "RssShmem:")
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted))
+
+
+if __name__ == "__main__":
+    print(install(Path(sys.argv[1]).absolute()))

@@ -29,7 +29,9 @@ class SmallPlanner:
         name = f"{observed.bert['metadata']['name']}-config-{replicas}-{_suffix(observed)}"
         wanted = [_child(observed, "ConfigMap", name, data={"replicas": str(replicas)})]
         wanted.append(
-            _child(observed, "Service", observed.bert["metadata"]["name"], spec={"ports": [{"port": 80, "name": "http"}]})
+            _child(
+                observed, "Service", observed.bert["metadata"]["name"], spec={"ports": [{"port": 80, "name": "http"}]}
+            )
         )
         live = {obj["metadata"]["name"]: obj for obj in (*observed.config_maps, *observed.services)}
         old = (obj for obj in observed.config_maps if obj["metadata"]["name"] != name)
@@ -37,13 +39,16 @@ class SmallPlanner:
         return Plan(
             apply=tuple(made for obj in wanted if (made := _needed(obj, live.get(obj["metadata"]["name"])))),
             delete=tuple(
-                Ref(kind="ConfigMap", name=o["metadata"]["name"], uid=o["metadata"]["uid"])
-                for o in old
-                if name in live
+                Ref(kind="ConfigMap", name=o["metadata"]["name"], uid=o["metadata"]["uid"]) for o in old if name in live
             ),
             status=_changed(observed, status),
-            notes=(Note(type="Normal", reason="Seen", message="hello"),) if not observed.services else (),
+            notes=_notes(observed),
         )
+
+
+def _notes(observed: Observed) -> tuple[Note, ...]:
+    refused = (Note(type="Warning", reason="ApiRefused", message=f"{one.what}: {one.message}") for one in observed.refused)
+    return (*((Note(type="Normal", reason="Seen", message="hello"),) if not observed.services else ()), *refused)
 
 
 def _needed(obj: dict[str, Any], live: Manifest | None) -> dict[str, Any] | None:

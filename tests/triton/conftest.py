@@ -56,7 +56,7 @@ def scene(triton_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         _part(embedder, 7, published.publish(folder / "tokens", TOKENS_SHAPE)),
     ]
     served = [one for one, _ in parts]
-    files = SERVERS[wish.server.type].config_files(served, wish, builders.settings())
+    files = SERVERS[wish.server.type].container(served, wish, builders.settings()).files
     texts = {path: file.text for path, file in files.items()}
     models = real_triton.repository(folder / "models", parts, texts)
     with real_triton.running(triton_root, models, served, wish, builders.settings(), folder) as server:

@@ -30,7 +30,7 @@ def assemble(
 ) -> tuple[Path, list[real_triton.ServedVersion]]:
     artifact = published.publish(folder / "artifact", shape)
     served = [artifact.served_as(asked.models[0], 1)]
-    files = SERVERS[asked.server.type].config_files(served, asked, builders.settings())
+    files = SERVERS[asked.server.type].container(served, asked, builders.settings()).files
     texts = {path: file.text for path, file in files.items()}
     return real_triton.repository(folder / "models", [(served[0], artifact)], texts), served
 

@@ -16,10 +16,8 @@ Manifest = Mapping[str, Any]
 class Refusal:
     """One write that the API server refused, in its own words."""
 
-    kind: str
-    name: str
-    reason: str
-    """Its reason, CamelCase, e.g. Forbidden or Invalid."""
+    what: str
+    """What was asked, e.g. `apply Deployment minilm-0b5f3c`."""
     message: str
 
 

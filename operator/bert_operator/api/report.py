@@ -160,3 +160,5 @@ class Manifest(Model):
     """With manifest_sha256 left empty: a file can't hold its own digest."""
     files: dict[str, ManifestFile]
     """Relative path -> size and digest of every file but manifest.json itself."""
+    warnings: list[str] = Field(default_factory=list)
+    """What the build's checks could not see, e.g. an input to which the source model doesn't react."""

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any, Final
 
 import aiohttp
@@ -17,6 +16,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
+import bert_operator
 from bert_operator.cluster.errors import ApiError
 from bert_operator.metrics import Metrics
 
@@ -59,7 +59,7 @@ class Connection:
             ConfigurationError: there is none, or it can't be used.
         """
         self._client = ApiClient(configuration=await _configuration())
-        self._client.user_agent = f"bert-operator/{metadata.version('bert-operator')}"
+        self._client.user_agent = f"bert-operator/{bert_operator.__version__}"
 
     async def access(self) -> Access:
         """What another client needs to reach the same API server, read anew."""

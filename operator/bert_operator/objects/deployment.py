@@ -16,7 +16,7 @@ from bert_operator.api.digests import digest
 from bert_operator.api.observed import Manifest
 from bert_operator.api.report import ServedModel, ServedModels
 from bert_operator.objects import config_map, identity, pod
-from bert_operator.servers.base import ConfigFile, ServedVersion, ServerContainer
+from bert_operator.servers.base import ServedVersion, ServerContainer
 from bert_operator.settings import Settings
 
 VERIFY_PORT: Final = 9090
@@ -37,7 +37,6 @@ class ServerDeployment:
     ports: Mapping[str, int]
     container: ServerContainer
     served: tuple[ServedVersion, ...]
-    files: Mapping[str, ConfigFile]
     claim_name: str
     one_node_claims: tuple[str, ...]
     answers: Mapping[str, Mapping[str, str]]
@@ -95,7 +94,7 @@ def _strategy(rollout: api.Rollout) -> dict[str, Any]:
 
 def _template_metadata(wish: ServerDeployment) -> dict[str, Any]:
     template = wish.spec.server.pod_template
-    content = config_map.content_hash(wish.files)
+    content = config_map.content_hash(wish.container.files)
     labels = wish.identity.labels("server") | {names.CONFIG_LABEL: content}
     metadata: dict[str, Any] = {
         "labels": dict(template.labels) | labels | identity.claim_labels(*wish.one_node_claims),
@@ -146,18 +145,18 @@ def _verify(wish: ServerDeployment) -> dict[str, Any]:
 
 def _server(wish: ServerDeployment) -> dict[str, Any]:
     made = wish.container
-    env = {**made.env, **{variable.name: variable.value for variable in wish.spec.server.env}}
     return {
         "name": "server",
         "image": made.image,
         "imagePullPolicy": wish.settings.image_pull_policy,
         "command": list(made.command),
         "args": list(made.args),
-        "env": [{"name": name, "value": value} for name, value in env.items()],
+        "env": [{"name": name, "value": value} for name, value in made.env.items()],
         "ports": [{"name": name, "containerPort": number} for name, number in wish.ports.items()],
         "startupProbe": made.startup_probe,
         "readinessProbe": made.readiness_probe,
         "livenessProbe": made.liveness_probe,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "lifecycle": made.lifecycle,
         "resources": made.resources,
         "securityContext": dict(pod.CONTAINER_SECURITY),
@@ -175,7 +174,7 @@ def _artifact_mounts(wish: ServerDeployment) -> list[dict[str, Any]]:
 def _config_mounts(wish: ServerDeployment) -> list[dict[str, Any]]:
     return [
         {"name": "config", "mountPath": f"{names.MODELS_MOUNT}/{path}", "subPath": file.key, "readOnly": True}
-        for path, file in sorted(wish.files.items())
+        for path, file in sorted(wish.container.files.items())
     ]
 
 
@@ -184,7 +183,7 @@ def _own_mounts(wish: ServerDeployment) -> list[dict[str, Any]]:
 
 
 def _volumes(wish: ServerDeployment) -> list[dict[str, Any]]:
-    config_name = wish.identity.config_name(config_map.content_hash(wish.files))
+    config_name = wish.identity.config_name(config_map.content_hash(wish.container.files))
     return [
         {"name": "store", "persistentVolumeClaim": {"claimName": wish.claim_name, "readOnly": True}},
         {"name": "config", "configMap": {"name": config_name}},

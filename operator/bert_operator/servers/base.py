@@ -57,7 +57,10 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerContainer:
-    """The server's container and what its pod must grant it."""
+    """The server's container, its configuration, and what its pod must grant it."""
+
+    files: Mapping[str, ConfigFile]
+    """Path below the model repository -> generated configuration file."""
 
     image: str
     command: Sequence[str]
@@ -85,15 +88,10 @@ class Server(Protocol):
     def unsupported(self, wish: spec.BertDeploymentSpec, settings: Settings) -> list[str]:
         """What this server can't do of a spec: field, what was found, what to write instead. Empty if it can."""
 
-    def config_files(
-        self, served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, settings: Settings
-    ) -> Mapping[str, ConfigFile]:
-        """Path relative to /models -> configuration file. Only for a spec that `unsupported` finds nothing in."""
-
     def container(
         self, served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, settings: Settings
     ) -> ServerContainer:
-        """The server's container. Only for a spec that `unsupported` finds nothing in."""
+        """The server's container and its files. Only for a spec that `unsupported` finds nothing in."""
 
     def endpoints(self, name: str, namespace: str) -> Endpoint:
         """Where clients reach the Service `name`."""

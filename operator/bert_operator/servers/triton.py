@@ -44,19 +44,7 @@ class Triton:
 
     def unsupported(self, wish: spec.BertDeploymentSpec, settings: Settings) -> list[str]:
         """What can't be served as written: field, what was found, what to write instead."""
-        return [*_release_faults(wish, settings), *_profile_faults(wish, settings)]
-
-    def config_files(
-        self, served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, settings: Settings
-    ) -> Mapping[str, ConfigFile]:
-        """One config.pbtxt per served version, as `<server name>/config.pbtxt`."""
-        backend = _release(wish, settings).onnx_backend
-        return {
-            f"{one.server_name}/{_CONFIG_FILE}": ConfigFile(
-                key=f"{one.server_name}.{_CONFIG_FILE}", text=triton_config.render(one, wish, backend)
-            )
-            for one in served
-        }
+        return list(_release_faults(wish, settings))
 
     def container(
         self, served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, settings: Settings
@@ -66,6 +54,7 @@ class Triton:
         exit_timeout = wish.server.triton.exit_timeout_seconds
         startup = ceil(triton_sizing.startup_seconds(wish, served) / _STARTUP_PERIOD_SECONDS)
         return ServerContainer(
+            files=_config_files(served, wish, release.onnx_backend),
             image=wish.server.image or release.image,
             command=("/bin/sh", "-c", _START, "tritonserver"),
             args=(*_flags(exit_timeout), *wish.server.extra_args),
@@ -90,6 +79,18 @@ class Triton:
         )
 
 
+def _config_files(
+    served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, backend: str
+) -> Mapping[str, ConfigFile]:
+    """One config.pbtxt per served version, as `<server name>/config.pbtxt`."""
+    return {
+        f"{one.server_name}/{_CONFIG_FILE}": ConfigFile(
+            key=f"{one.server_name}.{_CONFIG_FILE}", text=triton_config.render(one, wish, backend)
+        )
+        for one in served
+    }
+
+
 def _release(wish: spec.BertDeploymentSpec, settings: Settings) -> TritonRelease:
     return settings.triton.releases[wish.server.release or settings.triton.default_release]
 
@@ -104,18 +105,18 @@ def _release_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterat
     name = wish.server.release or settings.triton.default_release
     known = ", ".join(sorted(settings.triton.releases))
     if name not in settings.triton.releases:
-        yield f"server.release is {name!r}, which the operator's settings don't have: write one of {known}"
+        yield f"spec.server.release is {name!r}, which the operator's settings don't have: write one of {known}"
         return
     version = _version(name)
     if version is None:
         yield (
-            f"server.release is {name!r}, which doesn't start with a Triton release: name it e.g. '24.10' or "
+            f"spec.server.release is {name!r}, which doesn't start with a Triton release: name it e.g. '24.10' or "
             "'24.10-cpu' in the operator's settings (triton.releases), flags depend on it"
         )
         return
     if version < _OLDEST:
         oldest = f"{_OLDEST[0]}.{_OLDEST[1]}"
-        yield f"server.release is {name!r}: releases before {oldest} are not supported, write a newer one"
+        yield f"spec.server.release is {name!r}: releases before {oldest} are not supported, write a newer one"
     yield from _flag_faults(wish, name, version)
 
 
@@ -124,16 +125,9 @@ def _flag_faults(wish: spec.BertDeploymentSpec, name: str, version: tuple[int, i
         since = _SINCE.get(argument.partition("=")[0])
         if since and version < since:
             yield (
-                f"server.extraArgs[{index}] is {argument!r}, which Triton knows since {since[0]}.{since[1]:02}: "
+                f"spec.server.extraArgs[{index}] is {argument!r}, which Triton knows since {since[0]}.{since[1]:02}: "
                 f"remove it or set server.release to a newer one than {name!r}"
             )
-
-
-def _profile_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterator[str]:
-    profile = wish.hardware.profile
-    if profile not in settings.hardware_profiles:
-        known = ", ".join(sorted(settings.hardware_profiles))
-        yield f"hardware.profile is {profile!r}, which the operator's settings don't have: write one of {known}"
 
 
 def _flags(exit_timeout: int) -> tuple[str, ...]:
@@ -155,9 +149,12 @@ def _flags(exit_timeout: int) -> tuple[str, ...]:
 def _env(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion], release: TritonRelease) -> Mapping[str, str]:
     """Ours win over the user's: the CRD refuses theirs by the same names."""
     threads = max(triton_sizing.threads(wish, one.model) for one in served)
-    ours = {"HOME": "/tmp", "OMP_NUM_THREADS": str(threads), "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108 - an emptyDir
-    if release.python_environment:
-        ours["PYTHONPATH"] = release.python_environment
+    ours = {
+        "HOME": "/tmp",  # noqa: S108 - an emptyDir
+        "OMP_NUM_THREADS": str(threads),
+        "ORT_DISABLE_TELEMETRY": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     return {variable.name: variable.value for variable in wish.server.env} | ours
 
 

@@ -5,7 +5,7 @@ back, so no name can smuggle syntax into it.
 """
 
 import importlib.util
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +25,18 @@ def render(one: ServedVersion, wish: spec.BertDeploymentSpec, backend: str) -> s
     """
     config = _config(one, wish, backend)
     text: str = text_format.MessageToString(config)
-    if parse(text) != config:
+    if _read_back(text) != config:
         raise ValueError(f"config.pbtxt of {one.server_name} doesn't read back as written: report this as a defect")
     return text
 
 
-def parse(text: str) -> Any:  # noqa: ANN401 - protobuf messages made at run time have no static type
+@lru_cache(maxsize=4096)
+def _read_back(text: str) -> Any:  # noqa: ANN401 - protobuf messages made at run time have no static type
+    """`parse`, once for each text: parsing back takes most of a plan's time."""
+    return parse(text)
+
+
+def parse(text: str) -> Any:  # noqa: ANN401 - as above
     """The ModelConfig message that a config.pbtxt stands for."""
     return text_format.Parse(text, _messages().ModelConfig())
 

@@ -81,13 +81,26 @@ def staged(folder: Path, content: bytes = b"onnx" * 5000, key: str = "ab" * 16) 
 
 def report(key: str = "ab" * 16) -> BuildReport:
     return BuildReport(
-        format="onnx", artifact_key=key, manifest_sha256="", weights_digest="cd" * 32, revision="main", task="feature-extraction",
-        precision="fp32", architecture="BertModel", inputs=[], outputs=[], max_sequence_length=16, size_bytes=1, parameters=1,
+        format="onnx",
+        artifact_key=key,
+        manifest_sha256="",
+        weights_digest="cd" * 32,
+        revision="main",
+        task="feature-extraction",
+        precision="fp32",
+        architecture="BertModel",
+        inputs=[],
+        outputs=[],
+        max_sequence_length=16,
+        size_bytes=1,
+        parameters=1,
         fidelity=FidelityFigures(
             samples=1, max_abs_difference=0, min_cosine=1, limit_max_abs_difference=1, limit_min_cosine=0
         ),
-        toolchain={}, durations_seconds={}, peak_memory_bytes=1,
-    )  # fmt: skip
+        toolchain={},
+        durations_seconds={},
+        peak_memory_bytes=1,
+    )
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from unit.bert_build import building
 
 from bert_build import files, lock
 from bert_build.failures import BuildError, Stopped
 from bert_build.store import Store
 from bert_operator.api.report import ExitCode
+from unit.bert_build import building
 
 KEY = "ab" * 16
 ROUNDS = int(os.environ.get("BERT_STRESS_ROUNDS") or 40)
@@ -94,7 +94,7 @@ def test_full_disk_is_named_with_figures_and_nothing_half_written_stays(
 ) -> None:
     real = files.copy
 
-    def full(source: Path, target: Path, count: object) -> str:
+    def full(source: Path, target: Path, _count: object) -> str:
         if source.name == "model.onnx":
             target.write_bytes(b"half")
             raise OSError(code, os.strerror(code), str(target))
@@ -141,7 +141,13 @@ def test_stop_in_the_middle_leaves_nothing(store: Store, scratch: Path, monkeypa
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(store: Store, scratch: Path) -> None:
     store.folder.mkdir()
-    for name, idle in ((".tmp-dead", 130), (".tmp-alive", 5), (".trash-old", 90_000), (".trash-new", 3600), ("mine", 90_000)):
+    for name, idle in (
+        (".tmp-dead", 130),
+        (".tmp-alive", 5),
+        (".trash-old", 90_000),
+        (".trash-new", 3600),
+        ("mine", 90_000),
+    ):
         (store.folder / name).mkdir()
         (store.folder / name / "file").write_text("x")
         long_ago(store.folder / name, idle)

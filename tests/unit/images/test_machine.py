@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from images import commands, debian, engine, packaging_access, run
+from images import build, catalog, commands, debian, engine, packaging_access, run
 from images.__main__ import main
 from images.buildah import Buildah
 from images.cache import Cache
@@ -103,3 +103,19 @@ def test_wrong_options_of_run_are_refused_before_anything_is_built(
     monkeypatch.setattr(run, "_test_tools", lambda _cache: tmp_path)
     assert main(["run", *options, "pytorch", "--", "true"]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_build_without_names_takes_every_image_and_prints_where_each_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BERTOPS_CACHE", str(tmp_path))
+    monkeypatch.setattr(build, "archives", lambda images, cache: {image: image.archive(cache) for image in images})
+    assert main(["build"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    expected = [catalog.image(name) for name in sorted(catalog.DOCKERFILES)]
+    assert lines == [[image.name, image.tag, str(image.archive(Cache(tmp_path)))] for image in expected]
+
+
+def test_building_an_unknown_image_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "tritn"]) == 1
+    assert "operator, pytorch, triton-cpu" in capsys.readouterr().err

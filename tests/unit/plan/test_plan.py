@@ -1,6 +1,7 @@
 """The path of a BertDeployment, decision by decision, on a world in memory."""
 
 import copy
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from bert_operator.api import names
 from bert_operator.api import spec as api
 from bert_operator.api.actions import Plan
+from bert_operator.api.observed import Refusal
 from bert_operator.api.report import BuildRequest, ExitCode
 from bert_operator.objects import claim, drift, identity
 from bert_operator.plan import make_plan, names_to_probe
@@ -325,6 +327,16 @@ class TestFailures:
 
 
 class TestRefusals:
+    def test_what_the_api_server_refuses_is_a_condition_and_one_event(self) -> None:
+        world = a_world()
+        step(world)
+        refusal = Refusal(what="apply Deployment minilm-0b5f3c", message="exceeded quota: compute")
+        plan = make_plan(replace(world.observe(), refused=(refusal,)), SETTINGS, NOW)
+        ready = conditions(plan)["Degraded"]
+        assert ready["reason"] == "ApiRefused"
+        assert "apply Deployment minilm-0b5f3c: exceeded quota" in ready["message"]
+        assert [note.reason for note in plan.notes] == ["ApiRefused"]
+
     @pytest.mark.parametrize(
         ("spec", "reason", "words"),
         [

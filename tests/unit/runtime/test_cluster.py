@@ -90,9 +90,7 @@ def kubeconfig(folder: Path, url: str, token_file: Path) -> Path:
 
 
 @pytest.fixture
-async def connection(
-    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Connection]:
+async def connection(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connection]:
     (tmp_path / "token").write_text("first")
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, server.url, tmp_path / "token")))
     made = Connection(Metrics())

@@ -102,12 +102,16 @@ def test_a_start_with_bad_settings_prints_one_line_and_fails(tmp_path: Path) -> 
 class FakeRuntime:
     def __init__(self) -> None:
         self.watches = Watches(lambda: 1.0)
+        self.shown: list[str] = []
 
     def begin_listing(self, kind: str, namespace: str | None) -> Listing:
         return self.watches.begin(kind, namespace)
 
-    def vanished(self, listing: Listing) -> list[dict[str, Any]]:
+    def listed(self, listing: Listing) -> list[dict[str, Any]]:
         return listing.complete()
+
+    def seen(self, obj: dict[str, Any]) -> None:
+        self.shown.append(obj["metadata"]["name"])
 
 
 class Resource:
@@ -158,6 +162,12 @@ async def test_after_a_relist_vanished_objects_end_as_deleted_before_the_listing
     assert told == {(None, "b"), ("DELETED", "a"), ("DELETED", "c")}
 
 
+async def test_what_is_listed_is_in_memory_before_the_listing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = scripted(monkeypatch, [event(None, "a"), LISTED, event("ADDED", "b")])
+    await drain()
+    assert runtime.shown == ["a"], "what comes later is kopf's to hand over"
+
+
 async def test_bookmarks_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     bookmark = {"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": {"resourceVersion": "9"}}}
     runtime = scripted(monkeypatch, [bookmark])
@@ -182,5 +192,5 @@ def test_kopf_still_has_what_the_tap_needs() -> None:
 
 def test_another_kopf_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "continuous_watch", lambda **_: None)
-    with pytest.raises(SystemExit, match="install kopf 1.45"):
+    with pytest.raises(SystemExit, match=r"install kopf 1\.45"):
         handlers.tap(FakeRuntime())  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def test_kopfs_messages_name_their_object(written: io.StringIO) -> None:
 
 def test_a_traceback_and_a_newline_stay_inside_one_line(written: io.StringIO) -> None:
     try:
-        raise ValueError("two\nlines")
+        int("two\nlines")
     except ValueError:
         logging.getLogger("x").exception("it broke\nbadly")
     (line,) = lines(written)

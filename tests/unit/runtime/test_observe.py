@@ -11,7 +11,6 @@ from bert_operator.api.observed import Observed
 from bert_operator.observe import GRAVES, KINDS, World
 from bert_operator.slim import LAST_APPLIED
 from support.objects import (
-    BERT_UID,
     OTHER_UID,
     a_bert,
     a_child,
@@ -104,13 +103,13 @@ def test_after_any_history_memory_equals_a_fresh_listing(history: list[tuple[int
     for index, deleted in history:
         obj = everything()[index]
         version += 1
-        # A deleted object never comes back with the same UID; only BERT_UID is kept so that owners still match.
         uid = obj["metadata"]["uid"]
-        if deleted and uid in live and uid not in (BERT_UID, OTHER_UID):
-            world.drop(live.pop(uid))
-        elif uid not in world._graves:
-            obj["metadata"]["resourceVersion"] = str(version)
-            obj["metadata"]["annotations"] = {"touched": str(version)}
+        obj["metadata"]["resourceVersion"] = str(version)
+        obj["metadata"]["annotations"] = {"touched": str(version)}
+        if deleted and uid in live:
+            del live[uid]
+            world.drop(obj)
+        else:
             world.put(obj)
             live[uid] = obj
     before = world.observe(*DEMO)
@@ -241,10 +240,18 @@ def test_a_reply_that_comes_after_the_watch_has_moved_on_is_not_laid_over() -> N
 
 def test_a_reply_that_comes_after_the_deletion_does_not_bring_the_object_back() -> None:
     world = seen(a_bert(), a_child("Service", "demo"))
-    world.drop(a_child("Service", "demo"))
+    world.drop(a_child("Service", "demo", version=6))
     world.lay_over(a_child("Service", "demo", version=5))
     world.put(a_child("Service", "demo", version=4))
     assert look(world).services == ()
+
+
+def test_an_object_that_regains_the_label_we_watch_by_is_seen_again() -> None:
+    """Losing it ends the object for the watch; mending it brings the same UID back, in our reply first."""
+    world = seen(a_bert(), a_child("Service", "demo"))
+    world.drop(a_child("Service", "demo", version=6))
+    world.lay_over(a_child("Service", "demo", version=7))
+    assert named(look(world).services) == ["demo"]
 
 
 def test_versions_that_are_no_numbers_let_our_write_stand_until_exactly_it_comes_back() -> None:
@@ -286,7 +293,14 @@ def test_only_what_is_planned_with_is_kept() -> None:
     pod["status"] |= {
         "podIP": "10.0.0.1",
         "containerStatuses": [
-            {"name": "triton", "ready": True, "restartCount": 1, "state": {"running": {}}, "lastState": {}, "imageID": "x"}
+            {
+                "name": "triton",
+                "ready": True,
+                "restartCount": 1,
+                "state": {"running": {}},
+                "lastState": {},
+                "imageID": "x",
+            }
         ],
     }
     world = seen(config, pod)
@@ -300,8 +314,6 @@ def test_only_what_is_planned_with_is_kept() -> None:
         {"name": "triton", "ready": True, "restartCount": 1, "state": {"running": {}}, "lastState": {}}
     ]
     assert config["data"] == {"big": "text"}, "the given object is not changed"
-
-
 
 
 @given(st.sampled_from(KINDS), st.none() | st.just({}), st.none() | st.just({}))

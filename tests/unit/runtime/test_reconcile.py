@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -83,7 +83,8 @@ class FakePlanner:
     def make_plan(self, observed: Observed, _settings: Settings, now: datetime) -> Plan:
         assert now == NOW
         self.observed = observed
-        return self.plan
+        refused = tuple(Note(type="Warning", reason="ApiRefused", message=one.message) for one in observed.refused)
+        return replace(self.plan, notes=(*self.plan.notes, *refused))
 
     def names_to_probe(self, _observed: Observed) -> tuple[tuple[str, str], ...]:
         return self.probes
@@ -186,7 +187,7 @@ async def test_a_refusal_is_told_to_the_user_the_rest_is_done_and_nothing_is_del
         "apply demo",
         "status",
         "tell Building: started",
-        "tell ApiRefused: The API server refused to apply Service demo: replicas: must be positive",
+        "tell ApiRefused: replicas: must be positive",
     ]
 
 

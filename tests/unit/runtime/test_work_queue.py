@@ -5,6 +5,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ def no_jitter() -> float:
     return 0.5
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     expected = True
 
     def __init__(self, retry_after: float | None = None) -> None:
@@ -182,7 +183,7 @@ class Steps:
     """Any interleaving of everything that can happen to a schedule."""
 
     def __init__(self, seed: int) -> None:
-        self.schedule = Schedule(random.Random(seed).random)
+        self.schedule = Schedule(random.Random(seed).random)  # noqa: S311 - a repeatable script
         self.now = 0.0
         self.running: list[Key] = []
         self.owed: set[Key] = set()
@@ -322,7 +323,7 @@ def test_at_most_so_many_workers_run() -> None:
 def test_a_failure_is_tried_again_and_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     def behave(_key: Key, count: int) -> Done:
         if count < 3:
-            raise Refused
+            raise RefusedError
         return Done()
 
     async def main() -> None:
@@ -332,7 +333,7 @@ def test_a_failure_is_tried_again_and_logged_in_one_line(caplog: pytest.LogCaptu
         queue.add(A)
         await asyncio.sleep(30)
         moments = [moment for _, moment in work.runs]
-        assert [round(b - a, 2) for a, b in zip(moments, moments[1:], strict=False)] == [1.5, 2.0]
+        assert [round(b - a, 2) for a, b in pairwise(moments)] == [1.5, 2.0]
         assert "workqueue_retries_total" in queue.metrics.render()
         await queue.stop()
 
@@ -374,7 +375,7 @@ def test_a_wish_to_be_looked_at_later_is_kept() -> None:
         queue.add(A)
         await asyncio.sleep(5000)
         moments = [moment for _, moment in work.runs]
-        assert [round(b - a) for a, b in zip(moments, moments[1:], strict=False)] == [501, 501]
+        assert [round(b - a) for a, b in pairwise(moments)] == [501, 501]
         await queue.stop()
 
     virtual_time.run(main())
@@ -436,11 +437,11 @@ def test_stopping_cancels_work_that_outlives_the_grace() -> None:
 def test_whatever_fails_in_the_end_every_key_was_worked_on_after_its_last_add(
     adds: list[tuple[Key, float]], seed: int, workers: int
 ) -> None:
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - a repeatable script
 
     def behave(_key: Key, count: int) -> Done:
         if count < 8 and chance.random() < 0.4:
-            raise Refused
+            raise RefusedError
         return Done(wrote=count < 8 and chance.random() < 0.2)
 
     async def main() -> None:

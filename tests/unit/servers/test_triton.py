@@ -19,7 +19,7 @@ def test_every_server_type_that_users_can_write_is_there() -> None:
 def test_each_release_gets_its_own_backend(make: Make) -> None:
     for release, backend in (("24.10-cpu", "onnxruntime_python"), ("26.08", "onnxruntime")):
         wish, served = make(server={"release": release})
-        files = TRITON.config_files(served, wish, builders.settings())
+        files = TRITON.container(served, wish, builders.settings()).files
         assert triton_config.parse(files["minilm/config.pbtxt"].text).backend == backend
 
 
@@ -27,7 +27,7 @@ def test_config_files_have_distinct_keys_that_a_config_map_takes(make: Make) -> 
     versions = [{"version": number, "source": {"pvc": {"claimName": "c"}}} for number in (1, 2)]
     wish, served = make(builders.model(versions=versions, defaultVersion=2), builders.model("other"))
 
-    files = TRITON.config_files(served, wish, builders.settings())
+    files = TRITON.container(served, wish, builders.settings()).files
 
     assert sorted(files) == ["minilm-v1/config.pbtxt", "minilm/config.pbtxt", "other/config.pbtxt"]
     assert sorted(file.key for file in files.values()) == [

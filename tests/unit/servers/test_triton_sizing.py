@@ -98,6 +98,17 @@ def test_shared_memory_holds_the_largest_batch_of_every_instance(make: Make) -> 
     assert triton_sizing.shm_bytes(served) > 4 * 2 * 32 * 512 * 768 * 4
 
 
+def test_shared_memory_is_part_of_the_memory_limit(make: Make) -> None:
+    def needed(dims: list[int]) -> tuple[int, int]:
+        outputs = [builders.TensorSpec(name="y", dtype="FP32", dims=dims)]
+        _, served = make(builders.model(serving={"maxBatchSize": 64}), report={"outputs": outputs})
+        return triton_sizing.memory_bytes(served), triton_sizing.shm_bytes(served)
+
+    narrow, wide = needed([-1, 768]), needed([-1, 9, 768])
+
+    assert wide[0] - narrow[0] == wide[1] - narrow[1] > 0
+
+
 def test_a_slow_start_gets_the_time_it_needs(make: Make) -> None:
     big = {"size_bytes": 1_340_000_000, "parameters": 335_000_000, "max_sequence_length": 512}
     wish, small = make()

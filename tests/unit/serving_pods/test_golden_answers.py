@@ -88,6 +88,13 @@ def test_a_number_that_is_none_is_never_close(bad: float) -> None:
     assert not golden_answers.within(found.worst(Closeness()), LIMITS)
 
 
+def test_small_numbers_in_another_direction_are_not_close() -> None:
+    found = golden_answers.compare(np.array([[1e-4, 0.0]]), np.array([[0.0, 1e-4]]), None)
+
+    assert found.max_abs_difference < LIMITS.limit_max_abs_difference
+    assert not golden_answers.within(found, LIMITS)
+
+
 def test_zeros_are_like_zeros_and_unlike_anything_else() -> None:
     zeros, ones = np.zeros((1, 4)), np.ones((1, 4))
 

@@ -1,0 +1,83 @@
+"""The parts together: nobody plans on half a view, and what was written unseen can vanish too."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+
+from bert_operator import observe
+from bert_operator.runtime import Runtime
+from bert_operator.settings import Settings
+from support.objects import a_bert, a_child, an_object
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    settings = Settings.model_validate(
+        {
+            "images": {"operator": "o", "build": "b"},
+            "triton": {"defaultRelease": "1", "releases": {"1": {"image": "t"}}},
+            "hardwareProfiles": {"cpu": {}},
+            "build": {"resources": {}},
+        }
+    )
+    return Runtime(settings, cast("Any", None))
+
+
+def show(runtime: Runtime, kind: str, *objects: Mapping[str, Any], namespace: str | None = None) -> list[Any]:
+    listing = runtime.begin_listing(kind, namespace)
+    for obj in objects:
+        listing.heard(None, obj)
+        runtime.seen(obj)
+    return runtime.listed(listing)
+
+
+def test_work_begins_once_every_kind_is_listed_even_the_one_whose_crd_comes_last(runtime: Runtime) -> None:
+    *early, last = observe.KINDS
+    for kind in early:
+        show(runtime, kind, *([a_bert()] if kind == "BertDeployment" else []))
+    assert not runtime._queue._open
+    assert runtime._queue.schedule.depth == 1
+    show(runtime, last)
+    assert runtime._queue._open
+
+
+def test_a_namespace_that_is_still_being_listed_holds_work_back(runtime: Runtime) -> None:
+    slow = runtime.begin_listing("Pod", "slow")
+    for kind in observe.KINDS:
+        show(runtime, kind, namespace="quick")
+    assert not runtime._queue._open
+    runtime.listed(slow)
+    assert runtime._queue._open
+
+
+def test_deleted_objects_concern_their_owner(runtime: Runtime) -> None:
+    runtime.seen(a_bert())
+    runtime.seen(a_child("Service", "demo"))
+    runtime._queue.schedule.take(0.0)
+    runtime.gone({"kind": "Service", "metadata": {"uid": "uid-Service-demo"}})
+    assert runtime._queue.schedule.depth == 1
+
+
+def test_what_only_our_write_has_shown_vanishes_with_the_next_listing(runtime: Runtime) -> None:
+    show(runtime, "Service")
+    runtime._world.lay_over(a_child("Service", "demo"))
+    (stub,) = show(runtime, "Service", an_object("Service", "another"))
+    runtime.gone(stub)
+    assert runtime._world.count("Service") == 1
+
+
+def test_a_write_made_while_a_listing_is_under_way_is_not_taken_for_vanished(runtime: Runtime) -> None:
+    show(runtime, "Service")
+    listing = runtime.begin_listing("Service", None)
+    runtime._world.lay_over(a_child("Service", "demo"))
+    assert runtime.listed(listing) == []
+
+
+def test_one_odd_object_does_not_end_the_watch_of_all_others(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime.seen(a_bert(status={"models": "nonsense"}))
+    runtime.seen(a_bert("fine", uid="u2"))
+    assert runtime._queue.schedule.depth == 1
+    assert "BertDeployment ns/demo can't be understood and is ignored" in caplog.text
