@@ -2,7 +2,7 @@
 PYTHON ?= python3
 CACHE := $(or $(BERTOPS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bert-operator)
 export PYTHONPATH := $(CURDIR)/tests
-VENV = $(shell $(PYTHON) -m stages venv)
+VENV = $(shell PYTHONPATH="$(CURDIR)/tests" $(PYTHON) -m stages venv)
 RUN = PYTHONPATH=$(CURDIR)/operator:$(CURDIR)/build_jobs:$(CURDIR)/tests $(VENV)
 BIN = $(dir $(VENV))
 

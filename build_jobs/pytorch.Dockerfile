@@ -9,18 +9,19 @@ COPY build_jobs/pytorch-requirements.txt /tmp/requirements.txt
 ARG PIP_CERT
 ARG PIP_INDEX_URL
 # pip leaves the environment at the end: jobs install nothing. /app holds our own packages, see the last layers.
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca,target=/run/ca.crt \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/run/ca.crt \
     python3 -m venv --system-site-packages /opt/venv && \
-    /opt/venv/bin/python -m pip install -q --ignore-installed --no-compile --only-binary :all: --require-hashes -r /tmp/requirements.txt && \
+    /opt/venv/bin/python -m pip install -q --cache-dir /var/cache/pip --ignore-installed --no-compile --only-binary :all: --require-hashes -r /tmp/requirements.txt && \
     echo /app > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/app.pth" && \
     /opt/venv/bin/python -m pip uninstall -q -y pip && \
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv
 
 FROM docker.io/library/debian:trixie-slim
 # Only torch: with Debian's own onnx or onnxruntime beside PyPI's, exports die ("unique name 'LRN'").
+# OpenBLAS: the reference BLAS that torch would take otherwise is some ninety times slower.
 # The packages' own tests are 130 MB that no job reads.
 RUN --mount=type=cache,id=pytorch-debs,target=/var/cache/apt --mount=type=cache,id=pytorch-lists,target=/var/lib/apt/lists \
-    apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-torch && \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-torch libopenblas0-pthread && \
     rm -rf /usr/lib/libtorch-test && find /usr/lib/python3/dist-packages -type d -name tests -prune -exec rm -rf {} + && \
     rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old && \
     useradd --uid 1000 --no-log-init --no-create-home --home-dir /work --shell /usr/sbin/nologin bert

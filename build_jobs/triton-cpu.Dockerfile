@@ -12,9 +12,9 @@ ARG PIP_CERT
 ARG PIP_INDEX_URL
 # --no-deps: the wheel asks for a proxy and a client that a server doesn't need; the lock names all that it does need.
 # The Python backend wants the stub of this Python beside itself. Nothing may leave the wheel's folder: RPATHs are relative.
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca,target=/run/ca.crt \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/run/ca.crt \
     python3 -m venv /opt/venv && \
-    /opt/venv/bin/python -m pip install -q --no-compile --no-deps --only-binary :all: --require-hashes -r /tmp/requirements.txt && \
+    /opt/venv/bin/python -m pip install -q --cache-dir /var/cache/pip --no-compile --no-deps --only-binary :all: --require-hashes -r /tmp/requirements.txt && \
     /opt/venv/bin/python -m pip uninstall -q -y pip setuptools && \
     cd /opt/venv/lib/python3.11/site-packages/pytriton/tritonserver && \
     mv python_backend_stubs/3.11/triton_python_backend_stub backends/python/ && \

@@ -1,14 +1,18 @@
 """A real node, the operator installed by its chart, and a real model on a claim: once for all end-to-end tests."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
+from support import hub_server
 from support.installation import (
     ROOT,
     Images,
@@ -55,13 +59,35 @@ def images() -> Images:
 
 
 @pytest.fixture(scope="session")
-def cluster(images: Images) -> Kube:
-    """The cluster with the operator installed by Helm."""
+def node(images: Images) -> Kube:
+    """The cluster with the images on its node."""
     assert images
     kubeconfig = Path(_localcluster("kubeconfig", "--name", CLUSTER))
-    kube = Kube(kubeconfig=kubeconfig, tools=Path(_localcluster("build-binaries").splitlines()[-1]))
-    install_operator(kube, images)
-    return kube
+    return Kube(kubeconfig=kubeconfig, tools=Path(_localcluster("build-binaries").splitlines()[-1]))
+
+
+@pytest.fixture(scope="session")
+def hub(node: Kube, model: Path) -> Iterator[hub_server.Hub]:
+    """A stand-in for the Hugging Face Hub that pods reach; it has the real model as team/bert."""
+    api_server = yaml.safe_load(node.kubeconfig.read_text(encoding="utf-8"))["clusters"][0]["cluster"]["server"]
+    with hub_server.running(_address_towards(api_server)) as hub:
+        hub.files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
+        yield hub
+
+
+def _address_towards(url: str) -> str:
+    """This machine's address on the way to a server; no packet is sent."""
+    parts = urlsplit(url)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((parts.hostname, parts.port))
+        return str(probe.getsockname()[0])
+
+
+@pytest.fixture(scope="session")
+def cluster(node: Kube, images: Images, hub: hub_server.Hub) -> Kube:
+    """The cluster with the operator installed by Helm; its hub is the stand-in."""
+    install_operator(node, images, build={"hubEndpoint": hub.url})
+    return node
 
 
 @pytest.fixture(scope="module")

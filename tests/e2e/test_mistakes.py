@@ -55,12 +55,12 @@ def test_a_mistake_is_named_with_its_next_step(kube: Kube, images: Images, name:
     assert _half_written(kube, images, STORE) == []
 
 
-def test_an_unknown_revision_is_named(kube: Kube, images: Images, hub: str) -> None:
-    source = {"huggingFace": {"repo": "org/minilm", "revision": "no-such-branch"}}
+def test_an_unknown_revision_is_named(kube: Kube, images: Images) -> None:
+    source = {"huggingFace": {"repo": "team/bert", "revision": "no-such-branch"}}
     kube.apply(berts.with_source("no-revision", source, claim=STORE))
     found = berts.verdict(kube, "no-revision", "SourceResolved", "False", seconds=120)
-    assert hub
     assert "no-such-branch" in found["message"]
+    assert "next: " in found["message"]
     assert _half_written(kube, images, STORE) == []
 
 

@@ -9,7 +9,6 @@ from typing import Final
 
 from stages.__main__ import ROOT, venv_python
 
-
 COMPLETE: Final = ".complete"
 
 

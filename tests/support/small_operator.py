@@ -47,7 +47,9 @@ class SmallPlanner:
 
 
 def _notes(observed: Observed) -> tuple[Note, ...]:
-    refused = (Note(type="Warning", reason="ApiRefused", message=f"{one.what}: {one.message}") for one in observed.refused)
+    refused = (
+        Note(type="Warning", reason="ApiRefused", message=f"{one.what}: {one.message}") for one in observed.refused
+    )
     return (*((Note(type="Normal", reason="Seen", message="hello"),) if not observed.services else ()), *refused)
 
 

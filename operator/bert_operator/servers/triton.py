@@ -58,7 +58,7 @@ class Triton:
             image=wish.server.image or release.image,
             command=("/bin/sh", "-c", _START, "tritonserver"),
             args=(*_flags(exit_timeout), *wish.server.extra_args),
-            env=_env(wish, served, release),
+            env=_env(wish, served),
             startup_probe=_probe("ready", period=_STARTUP_PERIOD_SECONDS, failures=startup),
             readiness_probe=_probe("ready", period=5, failures=3),
             liveness_probe=_probe("live", period=10, failures=6),
@@ -146,7 +146,7 @@ def _flags(exit_timeout: int) -> tuple[str, ...]:
     )
 
 
-def _env(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion], release: TritonRelease) -> Mapping[str, str]:
+def _env(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion]) -> Mapping[str, str]:
     """Ours win over the user's: the CRD refuses theirs by the same names."""
     threads = max(triton_sizing.threads(wish, one.model) for one in served)
     ours = {

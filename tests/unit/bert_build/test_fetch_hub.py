@@ -14,7 +14,8 @@ from bert_build.failures import BuildError
 from bert_build.state import State
 from bert_build.store import Store
 from bert_operator.api.report import BuildRequest, ExitCode
-from unit.bert_build import building, hub_server
+from support import hub_server
+from unit.bert_build import building
 
 
 @pytest.fixture

@@ -129,7 +129,6 @@ def test_what_the_settings_have_is_supported(make: Make) -> None:
     ("changes", "expected"),
     [
         ({"server": {"release": "23.01"}}, ["server.release is '23.01'", "write one of 24.10-cpu, 26.08"]),
-        ({"hardware": {"profile": "a100"}}, ["hardware.profile is 'a100'", "write one of cpu"]),
         (
             {"server": {"extraArgs": ["--log-info=true", "--http-max-input-size=1"]}},
             ["server.extraArgs[1] is '--http-max-input-size=1'", "since 25.06", "remove it"],

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub: the part of its HTTP API that downloads use, served from memory on localhost."""
+"""A stand-in for the Hugging Face Hub: the part of its HTTP API that downloads use, served from memory."""
 
 import contextlib
 import hashlib
@@ -57,10 +57,11 @@ class Hub:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Hub]:
+def running(address: str = "127.0.0.1") -> Iterator[Hub]:
+    """Serve on an address of this machine until the block ends."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
-    hub.url = f"http://127.0.0.1:{server.server_port}"
+    server = ThreadingHTTPServer((address, 0), _handler(hub))
+    hub.url = f"http://{address}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

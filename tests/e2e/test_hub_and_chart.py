@@ -1,0 +1,62 @@
+"""A model from the hub; then the operator itself: upgraded, taken away, and what it leaves."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from e2e import berts
+from support import hub_server
+from support.installation import RELEASE, SYSTEM_NAMESPACE, Images, install_operator, wait_ready
+from support.kube import Kube, wait_for
+
+
+@pytest.fixture(scope="module")
+def served(kube: Kube) -> dict[str, Any]:
+    """MiniLM from a branch of the hub, Ready, on a claim that goes with it."""
+    bert = berts.minilm(storage={"size": "1Gi", "retentionPolicy": "Delete"})
+    bert["spec"]["models"][0]["versions"][0]["source"] = {"huggingFace": {"repo": "team/bert", "revision": "main"}}
+    kube.apply(bert)
+    return wait_ready(kube, "minilm", seconds=300)
+
+
+def test_a_branch_is_resolved_to_its_commit(served: dict[str, Any]) -> None:
+    (version,) = served["status"]["models"][0]["versions"]
+    assert version["revision"] == hub_server.COMMIT
+
+
+def test_an_upgrade_restarts_no_serving_pod(
+    kube: Kube, served: dict[str, Any], images: Images, hub: hub_server.Hub
+) -> None:
+    assert served
+    before = [pod["metadata"]["uid"] for pod in berts.serving_pods(kube, "minilm")]
+    system = replace(kube, namespace=SYSTEM_NAMESPACE)
+    old = [pod["metadata"]["uid"] for pod in system.list("pods")]
+    install_operator(kube, images, build={"hubEndpoint": hub.url}, workers=4)
+    wait_for(
+        "a new operator", lambda: not set(old) & {pod["metadata"]["uid"] for pod in system.list("pods")}, seconds=90
+    )
+    kube.kubectl("annotate", "bertd", "minilm", "tests.bertops.dev/stir=1")
+    wait_ready(kube, "minilm", seconds=60)
+    assert [pod["metadata"]["uid"] for pod in berts.serving_pods(kube, "minilm")] == before
+
+
+def test_scaling_by_kubectl_works(kube: Kube, served: dict[str, Any]) -> None:
+    assert served
+    kube.kubectl("scale", "bertd", "minilm", "--replicas=2")
+    live = wait_ready(kube, "minilm", seconds=90)
+    assert live["status"]["readyReplicas"] == 2
+
+
+def test_uninstalled_nothing_is_stuck(kube: Kube, served: dict[str, Any], images: Images, hub: hub_server.Hub) -> None:
+    assert served
+    kube.helm("uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait")
+    try:
+        kube.kubectl("delete", "bertd", "minilm", "--wait=true", "--timeout=30s")
+
+        def left() -> str:
+            return kube.kubectl("get", "deploy,rs,svc,cm,job,pod,pvc", "-o", "name", "-l", berts.OURS)
+
+        wait_for("every child gone, the claim too", lambda: not left().strip(), seconds=120, seen=left)
+    finally:
+        install_operator(kube, images, build={"hubEndpoint": hub.url})
