@@ -119,7 +119,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     """Set what kopf leaves open; each line answers a known pitfall."""
     settings.peering.standalone = True  # peering freezes both of two equals, and is no leader election
     settings.posting.enabled = False  # we post our own Events, once per change of a condition
-    settings.scanning.disabled = settings.peering.namespaced  # a namespaced operator may not look at the cluster
+    settings.scanning.disabled = True  # no right to list CRDs: the chart brings them before it starts us
     settings.watching.server_timeout = 240
     settings.watching.client_timeout = 300
     settings.watching.connect_timeout = 10

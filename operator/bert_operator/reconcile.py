@@ -74,6 +74,9 @@ class Reconciler:
             await self._tell(observed, note)
         if failures:
             raise failures[0]
+        done = _done(plan)
+        if done:
+            logger.info("%s", done)
         wrote = bool(plan.apply or plan.create or plan.adopt or plan.delete)
         recheck = CREATED_ELSEWHERE_SECONDS if raced else plan.recheck_after_seconds
         return Outcome(recheck_after=recheck, wrote=wrote and not raced)
@@ -151,3 +154,15 @@ async def _all(calls: Iterable[Awaitable[bool]]) -> list[bool | ApiError]:
         if isinstance(result, BaseException) and not isinstance(result, ApiError):
             raise result
     return [result for result in results if isinstance(result, bool | ApiError)]
+
+
+def _done(plan: Plan) -> str:
+    """One line of what was written, for the log; empty for a world at rest."""
+    objects = [
+        *(f"applied {made['kind']} {made['metadata']['name']}" for made in plan.apply),
+        *(f"created {made['kind']} {made['metadata']['name']}" for made in plan.create),
+        *(f"joined {adoption.kind} {adoption.name}" for adoption in plan.adopt),
+        *(f"deleted {ref.kind} {ref.name}" for ref in plan.delete),
+    ]
+    stage = plan.status.get("summary", {}).get("stage") if plan.status else None
+    return "; ".join([*objects, *([f"stage {stage}"] if stage else [])])

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from e2e.cluster import CLUSTER, localcluster
 from support import hub_server
 from support.installation import (
     ROOT,
@@ -23,20 +24,12 @@ from support.installation import (
 )
 from support.kube import Kube
 
-CLUSTER = "e2e"
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here needs the node."""
     for item in items:
         item.add_marker(pytest.mark.e2e)
         item.add_marker(pytest.mark.timeout(420))
-
-
-def _localcluster(*arguments: str) -> str:
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    command = [sys.executable, "-m", "localcluster", *arguments]
-    return subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +45,9 @@ def model() -> Path:
 def images() -> Images:
     """Images built from this tree, loaded on the node."""
     references, archives = built_images()
-    _localcluster("up", "--name", CLUSTER)
+    localcluster("up", "--name", CLUSTER)
     for archive in archives:
-        _localcluster("load-image", str(archive), "--name", CLUSTER)
+        localcluster("load-image", str(archive), "--name", CLUSTER)
     return references
 
 
@@ -62,8 +55,8 @@ def images() -> Images:
 def node(images: Images) -> Kube:
     """The cluster with the images on its node."""
     assert images
-    kubeconfig = Path(_localcluster("kubeconfig", "--name", CLUSTER))
-    return Kube(kubeconfig=kubeconfig, tools=Path(_localcluster("build-binaries").splitlines()[-1]))
+    kubeconfig = Path(localcluster("kubeconfig", "--name", CLUSTER))
+    return Kube(kubeconfig=kubeconfig, tools=Path(localcluster("build-binaries").splitlines()[-1]))
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +79,7 @@ def _address_towards(url: str) -> str:
 @pytest.fixture(scope="session")
 def cluster(node: Kube, images: Images, hub: hub_server.Hub) -> Kube:
     """The cluster with the operator installed by Helm; its hub is the stand-in."""
-    install_operator(node, images, build={"hubEndpoint": hub.url})
+    install_operator(node, images, hub=hub.url)
     return node
 
 

@@ -32,7 +32,7 @@ def test_an_upgrade_restarts_no_serving_pod(
     before = [pod["metadata"]["uid"] for pod in berts.serving_pods(kube, "minilm")]
     system = replace(kube, namespace=SYSTEM_NAMESPACE)
     old = [pod["metadata"]["uid"] for pod in system.list("pods")]
-    install_operator(kube, images, build={"hubEndpoint": hub.url}, workers=4)
+    install_operator(kube, images, hub=hub.url, workers=4)
     wait_for(
         "a new operator", lambda: not set(old) & {pod["metadata"]["uid"] for pod in system.list("pods")}, seconds=90
     )
@@ -59,4 +59,4 @@ def test_uninstalled_nothing_is_stuck(kube: Kube, served: dict[str, Any], images
 
         wait_for("every child gone, the claim too", lambda: not left().strip(), seconds=120, seen=left)
     finally:
-        install_operator(kube, images, build={"hubEndpoint": hub.url})
+        install_operator(kube, images, hub=hub.url)

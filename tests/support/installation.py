@@ -37,7 +37,9 @@ class Images:
             "defaultRelease": TRITON_RELEASE,
             "releases": {TRITON_RELEASE: {"image": self.triton_cpu, "onnxBackend": "onnxruntime_python"}},
         }
-        return {"images": {"operator": self.operator, "build": self.pytorch}, "triton": triton}
+        # Two cores must hold the operator, two servers during a rollout, and a build.
+        build = {"resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}}
+        return {"images": {"operator": self.operator, "build": self.pytorch}, "triton": triton, "build": build}
 
 
 def built_images() -> tuple[Images, list[Path]]:
@@ -50,10 +52,12 @@ def built_images() -> tuple[Images, list[Path]]:
     return Images(**tags), [Path(archive) for _, _, archive in rows]
 
 
-def install_operator(kube: Kube, images: Images, **values: Any) -> None:
-    """`helm upgrade --install`, waiting until the operator is ready."""
+def install_operator(kube: Kube, images: Images, *, hub: str = "", **values: Any) -> None:
+    """`helm upgrade --install`, waiting until the operator is ready; `hub` is a mirror of the Hugging Face Hub."""
+    chosen = images.values() | values
+    chosen["build"]["hubEndpoint"] = hub
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(images.values() | values, file)
+        yaml.safe_dump(chosen, file)
         file.flush()
         kube.helm(
             *("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM_NAMESPACE, "--create-namespace"),

@@ -259,6 +259,33 @@ class TestFailures:
         assert world.plan(SETTINGS, now=NOW + timedelta(days=1)).create == ()
         assert the_job(world), "the failed Job stays as evidence"
 
+    def test_a_failed_pod_whose_job_has_not_ended_yet_is_still_under_way(self) -> None:
+        world = a_world()
+        step(world)
+        world.fail_job(the_job(world), "fetch", ExitCode.USER_ERROR, builders.failure())
+        del the_job(world)["status"]
+        plan = step(world)
+        assert plan.status is not None
+        assert plan.status["summary"]["stage"] == "Fetching"
+        assert plan.notes == ()
+
+    def test_a_build_pod_that_finds_no_node_says_so_while_it_waits(self) -> None:
+        world = a_world()
+        step(world)
+        reference = {"kind": "Job", "uid": the_job(world)["metadata"]["uid"]}
+        labels = the_job(world)["metadata"]["labels"]
+        lost = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: cpu"}
+        world.put(
+            {
+                "kind": "Pod",
+                "metadata": {"name": "p", "labels": labels, "ownerReferences": [reference]},
+                "status": {"phase": "Pending", "conditions": [lost]},
+            }
+        )
+        built = conditions(step(world))["Built"]
+        assert (built["status"], built["reason"]) == ("False", "Unschedulable")
+        assert "0/1 nodes: cpu" in built["message"]
+
     def test_a_passing_fault_is_tried_again_ever_more_slowly_then_not_at_all(self) -> None:
         world = a_world()
         step(world)

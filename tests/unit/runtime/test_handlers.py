@@ -48,14 +48,14 @@ def test_kopf_waits_for_no_peers_posts_nothing_and_ends_in_time() -> None:
     settings = configured(clusterwide=True)
     assert settings.peering.standalone
     assert not settings.posting.enabled
-    assert not settings.scanning.disabled
     assert max(settings.queueing.error_delays) == 60
     assert settings.process.ultimate_exiting_timeout == 30
     assert settings.watching.inactivity_timeout == 70
 
 
-def test_a_namespaced_operator_looks_at_nothing_cluster_wide() -> None:
-    assert configured(clusterwide=False).scanning.disabled
+@pytest.mark.parametrize("clusterwide", [True, False])
+def test_no_right_to_list_namespaces_or_crds_is_needed(*, clusterwide: bool) -> None:
+    assert configured(clusterwide=clusterwide).scanning.disabled
 
 
 def test_only_objects_with_our_label_are_watched_except_those_users_bring() -> None:
