@@ -3,7 +3,7 @@
 # PIP_CERT, PIP_INDEX_URL and the secret `ca` are for builders behind a proxy or a mirror; nobody else needs them.
 
 FROM docker.io/library/debian:trixie-slim AS venv
-RUN --mount=type=cache,id=trixie-venv-debs,target=/var/cache/apt --mount=type=cache,id=trixie-venv-lists,target=/var/lib/apt/lists \
+RUN --mount=type=cache,id=pytorch-venv-debs,target=/var/cache/apt --mount=type=cache,id=pytorch-venv-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-venv
 COPY build_jobs/pytorch-requirements.txt /tmp/requirements.txt
 ARG PIP_CERT

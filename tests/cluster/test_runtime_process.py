@@ -216,6 +216,53 @@ def test_somebody_elses_service_is_not_touched(place: Place, small: OperatorProc
     assert place.ours("configmaps") == []
 
 
+_POD = {"containers": [{"name": "c", "image": "nowhere/c:1"}], "restartPolicy": "Never"}
+_CLAIM = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+_APP = {"matchLabels": {"app": "theirs"}}
+FOREIGN: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "Service": ("/api/v1", "services", {"spec": {"ports": [{"port": 1234}]}}),
+    "ConfigMap": ("/api/v1", "configmaps", {"data": {"theirs": "1"}}),
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims", {"spec": _CLAIM}),
+    "Job": ("/apis/batch/v1", "jobs", {"spec": {"suspend": True, "template": {"spec": _POD}}}),
+    "Deployment": (
+        "/apis/apps/v1",
+        "deployments",
+        {
+            "spec": {
+                "replicas": 0,
+                "selector": _APP,
+                "template": {"metadata": {"labels": {"app": "theirs"}}, "spec": _POD | {"restartPolicy": "Always"}},
+            }
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-store"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_no_foreign_object_of_our_names_is_touched(place: Place, tmp_path: Path, kind: str, name: str) -> None:
+    group, plural, body = FOREIGN[kind]
+    path = f"{group}/namespaces/{place.namespace}/{plural}"
+    made = place.api.request("POST", path, {"metadata": {"name": name}} | body)
+    assert made.code == 201, made.message
+
+    def theirs() -> tuple[Any, ...]:
+        live = place.api.request("GET", f"{path}/{name}").body
+        writers = sorted(entry["manager"] for entry in live["metadata"].get("managedFields", ()))
+        ours = [manager for manager in writers if "bert" in manager]
+        return live["metadata"]["uid"], live["metadata"].get("labels"), live.get("data"), ours
+
+    before = theirs()
+    with operator(place.api, tmp_path, "-n", place.namespace) as real:
+        place.create()
+        eventually("it says something", lambda: place.bert().get("status", {}).get("conditions"))
+        eventually("it comes to rest", real.idle)
+        accepted = next(c for c in place.bert()["status"]["conditions"] if c["type"] == "Accepted")
+    assert theirs() == before
+    clash = (kind, name) in {("Service", "demo"), ("PersistentVolumeClaim", "demo-store")}
+    assert accepted["reason"] == ("NameConflict" if clash else "Valid")
+
+
 def test_a_refusal_by_the_api_server_reaches_the_user_as_an_event(place: Place, small: OperatorProcess) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"count/configmaps": "1"}}}
     place.api.request("POST", place.core("resourcequotas"), quota)

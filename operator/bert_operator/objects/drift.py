@@ -1,24 +1,14 @@
 """Does a live object still say what we want? Compared in memory, so that a settled world costs no request."""
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
 
 from bert_operator.api import names
 from bert_operator.api.digests import digest
 from bert_operator.api.observed import Manifest
+from bert_operator.servers import quantities
 
-_UNITS: Final = {
-    "m": Decimal("0.001"),
-    "k": Decimal(10**3),
-    "M": Decimal(10**6),
-    "G": Decimal(10**9),
-    "T": Decimal(10**12),
-    "Ki": Decimal(2**10),
-    "Mi": Decimal(2**20),
-    "Gi": Decimal(2**30),
-    "Ti": Decimal(2**40),
-}
 _MERGE_KEYS: Final = ("name", "mountPath", "containerPort", "uid", "key", "type")
 
 
@@ -82,8 +72,7 @@ def _same_quantity(one: object, other: object) -> bool:
 
 
 def _quantity(text: str) -> Decimal | None:
-    unit = next((unit for unit in sorted(_UNITS, key=len, reverse=True) if text.endswith(unit)), "")
     try:
-        return Decimal(text.removesuffix(unit)) * _UNITS.get(unit, Decimal(1))
-    except InvalidOperation:
+        return quantities.parse(text)
+    except ValueError:
         return None
