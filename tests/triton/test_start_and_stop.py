@@ -1,6 +1,7 @@
 """How the real tritonserver starts and ends the way the operator starts it."""
 
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -98,6 +99,21 @@ def test_the_key_of_the_admin_apis_is_another_at_each_start(triton_root: Path, t
     assert all(len(key) == 36 for key in keys)
 
 
+def _reachable(root: Path, folder: Path) -> Path:
+    """The server's environment where a plain user gets to it: the cache may lie in a closed home folder."""
+    environment = next(parent for parent in root.parents if (parent / "pyvenv.cfg").exists())
+    shutil.copytree(environment, folder / "server", symlinks=True, copy_function=_link)
+    return folder / "server" / root.relative_to(environment)
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+    return target
+
+
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that other users may enter; pytest's own are closed to them."""
@@ -113,8 +129,9 @@ def test_a_plain_user_serves_from_a_read_only_repository(triton_root: Path, open
     asked = wish()
     models, served = assemble(open_folder, asked, onnx_bert.Shape())
     before = {path: path.stat().st_mtime_ns for path in models.rglob("*")}
+    root = _reachable(triton_root, open_folder)
 
-    with real_triton.running(triton_root, models, served, asked, builders.settings(), open_folder, user=1000) as server:
+    with real_triton.running(root, models, served, asked, builders.settings(), open_folder, user=1000) as server:
         ready = server.get("/v2/models/m/ready")
         user = server.user
 
