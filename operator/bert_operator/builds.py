@@ -188,7 +188,8 @@ def _watch(
         return _record(case, model, version, facts, live)
     if failed := _finished(live, "Failed"):
         return _after_failure(case, model, version, facts, live, failed)
-    problem = pod_state.problem(pod) if pod and not _ended(pod) else None
+    # What has failed is told once the Job has ended: until then the same status would come and go.
+    problem = pod_state.held_up(pod) if pod else None
     facts = replace(facts, step=pod_state.stage(pod) if pod else "", problem=problem, retry_seconds=0.0)
     return Build(facts=facts, adopt=None if case.identity.owns(live) else live)
 
@@ -262,11 +263,6 @@ def _pod(case: Case, live: Manifest) -> Manifest | None:
         if any(ref.get("uid") == live["metadata"]["uid"] for ref in pod["metadata"].get("ownerReferences", ()))
     ]
     return max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
-
-
-def _ended(pod: Manifest) -> bool:
-    """Whether a pod is over: what that means for the build, its Job says a moment later."""
-    return pod.get("status", {}).get("phase") in {"Failed", "Succeeded"}
 
 
 def _finished(live: Manifest, kind: str) -> Mapping[str, Any] | None:

@@ -66,6 +66,12 @@ def problem(pod: Manifest) -> Problem | None:
     return _scheduling_problem(pod) or _evicted(pod)
 
 
+def held_up(pod: Manifest) -> Problem | None:
+    """What keeps a pod waiting that has not failed: an image, a Secret, a node. It may mend by itself."""
+    waiting = (_waiting_problem(status) for status in _statuses(pod))
+    return next((found for found in waiting if found), None) or _scheduling_problem(pod)
+
+
 def ready(pod: Manifest) -> bool:
     """Whether the pod gets traffic."""
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", ()))

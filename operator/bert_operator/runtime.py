@@ -3,14 +3,16 @@
 It knows nothing of kopf. What it is told goes into the `World`; whom it concerns goes onto the work queue.
 """
 
+import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from bert_operator import health, logs, observe
+from bert_operator.api import names
 from bert_operator.cluster.calls import Cluster
-from bert_operator.cluster.connection import Connection
+from bert_operator.cluster.connection import ConfigurationError, Connection
 from bert_operator.metrics import Metrics
 from bert_operator.reconcile import Outcome, Planner, Reconciler
 from bert_operator.settings import Settings
@@ -20,6 +22,8 @@ from bert_operator.work_queue import Done, Key, WorkQueue
 logger = logging.getLogger(__name__)
 
 RESYNC_JITTER: Final = 0.2
+CRD_SECONDS: Final = 60.0
+"""How long a missing CRD is waited for: the chart installs both at once."""
 
 
 class Runtime:
@@ -30,12 +34,13 @@ class Runtime:
         self._world = observe.World()
         self._watches = Watches()
         self.connection = Connection(self._metrics)
+        self._cluster = Cluster(self.connection)
         self._queue = WorkQueue(
             work=resynced(self._reconcile, settings.resync_seconds), workers=settings.workers, metrics=self._metrics
         )
         self._reconciler = Reconciler(
             world=self._world,
-            cluster=Cluster(self.connection),
+            cluster=self._cluster,
             planner=planner,
             settings=settings,
             enqueue=self._queue.add,
@@ -58,7 +63,20 @@ class Runtime:
         """
         await self.connection.open()
         await self._server.start()
+        await self._until_served()
         self._queue.start()
+
+    async def _until_served(self, seconds: float = CRD_SECONDS) -> None:
+        """Wait for our CRDs: kopf looks for them once, and without them would watch nothing for ever."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not await self._cluster.api_is_served():  # noqa: ASYNC110 - a watch needs the CRD it would wait for
+                    await asyncio.sleep(1)
+        except TimeoutError:
+            raise ConfigurationError(
+                f"the API server doesn't know {names.GROUP}/{names.VERSION}; install the CRDs (crds/*.yaml, or the "
+                "chart with crds.install: true)"
+            ) from None
 
     async def stop(self) -> None:
         """Finish what runs, then let go of everything."""

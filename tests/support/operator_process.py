@@ -40,7 +40,6 @@ RULES: Final = (
     ("events.k8s.io", ("events",), ("create",)),
 )
 """Rights in each namespace served."""
-CLUSTER_RULES: Final = (("apiextensions.k8s.io", ("customresourcedefinitions",), ("list", "watch")),)
 """Rights of a cluster-wide operator beyond that: it notices its own CRDs being installed later."""
 SETTINGS: Final = {
     "images": {"operator": "registry.test/operator:1", "build": "registry.test/build:1"},
@@ -165,8 +164,7 @@ def _kubeconfig(api: KubeApi, folder: Path, arguments: tuple[str, ...], server: 
     core = f"/api/v1/namespaces/{home}/serviceaccounts"
     api.request("POST", core, {"metadata": {"name": name}})
     rules = [
-        {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
-        for group, resources, verbs in (*RULES, *(() if namespaces else CLUSTER_RULES))
+        {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)} for group, resources, verbs in RULES
     ]
     subjects = [{"kind": "ServiceAccount", "name": name, "namespace": home}]
     scopes = [("Role", f"namespaces/{namespace}/") for namespace in namespaces] or [("ClusterRole", "")]

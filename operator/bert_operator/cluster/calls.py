@@ -154,6 +154,20 @@ class Cluster:
         if len(self._told) > TOLD:
             del self._told[next(iter(self._told))]
 
+    async def api_is_served(self) -> bool:
+        """Whether the API server knows our kinds; false while their CRDs are missing or still being taken in.
+
+        Raises:
+            ApiError: it can't be asked.
+        """
+        try:
+            found = await self._connection.request("GET", f"/apis/{names.API_VERSION}", what="look for our kinds")
+        except ApiError as error:
+            if error.status == NOT_FOUND:
+                return False
+            raise
+        return {names.PLURAL, names.ARTIFACT_PLURAL} <= {item["name"] for item in found["resources"]}
+
     async def foreign(
         self, namespace: str, owner_uid: str, wanted: Iterable[tuple[str, str]]
     ) -> tuple[frozenset[tuple[str, str]], tuple[dict[str, Any], ...]]:

@@ -259,11 +259,14 @@ class TestFailures:
         assert world.plan(SETTINGS, now=NOW + timedelta(days=1)).create == ()
         assert the_job(world), "the failed Job stays as evidence"
 
-    def test_a_failed_pod_whose_job_has_not_ended_yet_is_still_under_way(self) -> None:
+    @pytest.mark.parametrize("phase", ["Pending", "Running", "Failed"])
+    def test_a_failed_pod_whose_job_has_not_ended_yet_is_still_under_way(self, phase: str) -> None:
         world = a_world()
         step(world)
         world.fail_job(the_job(world), "fetch", ExitCode.USER_ERROR, builders.failure())
         del the_job(world)["status"]
+        (pod,) = world.all("Pod")
+        pod["status"]["phase"] = phase
         plan = step(world)
         assert plan.status is not None
         assert plan.status["summary"]["stage"] == "Fetching"

@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 
 from bert_operator import observe
+from bert_operator.cluster.connection import ConfigurationError
 from bert_operator.runtime import Runtime
 from bert_operator.settings import Settings
 from support.objects import a_bert, a_child, an_object
@@ -81,3 +82,25 @@ def test_one_odd_object_does_not_end_the_watch_of_all_others(
     runtime.seen(a_bert("fine", uid="u2"))
     assert runtime._queue.schedule.depth == 1
     assert "BertDeployment ns/demo can't be understood and is ignored" in caplog.text
+
+
+async def test_without_crds_it_ends_in_one_line_that_says_what_to_install(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def not_served() -> bool:
+        return False
+
+    monkeypatch.setattr(runtime._cluster, "api_is_served", not_served)
+    with pytest.raises(ConfigurationError, match="install the CRDs"):
+        await runtime._until_served(0.01)
+
+
+async def test_crds_that_come_a_little_later_are_waited_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False, True])
+
+    async def served() -> bool:
+        return next(answers)
+
+    monkeypatch.setattr(runtime._cluster, "api_is_served", served)
+    await runtime._until_served(30)
+    assert next(answers, "all used") == "all used"
