@@ -124,7 +124,7 @@ def test_a_bertdeployment_gets_children_status_and_an_event(place: Place, small:
         ("Seen", "hello", "demo")
     ]
     eventually("it comes to rest", small.idle)
-    assert small.requests("GET") == 1, "one look whether the Service's name is free"
+    assert small.reads() == 1, "one look whether the Service's name is free"
     assert small.writes() <= 2 + 2 + 1, "two children, at most two status writes, one Event"
     live = place.bert()["metadata"]
     assert "finalizers" not in live
@@ -151,7 +151,7 @@ def test_an_update_replaces_the_old_child(place: Place, small: OperatorProcess) 
         place.patch(place.berts("demo"), {"spec": {"replicas": replicas}})
     eventually("only the last", place.served(5))
     eventually("it comes to rest", small.idle)
-    assert small.requests("GET") == 1, "updates read nothing"
+    assert small.reads() == 1, "updates read nothing"
     assert small.writes() - before <= 4 * 4
 
 
@@ -307,7 +307,7 @@ def test_a_restart_writes_nothing(place: Place, tmp_path: Path, module: str) -> 
     assert len(before) >= 6
     with operator(place.api, tmp_path, "-n", place.namespace, module=module) as second:
         eventually("all were looked at", lambda: second.reconciles() >= 3 and second.idle())
-        assert (second.writes(), second.requests("GET")) == (0, 0)
+        assert (second.writes(), second.reads()) == (0, 0)
     assert place.versions() == before
 
 

@@ -100,6 +100,10 @@ class OperatorProcess:
         )
         return sum(int(count) for method, count in counts if method in methods)
 
+    def reads(self) -> int:
+        """How many objects it has read, beside its one look for our kinds at the start."""
+        return self.requests("GET") - 1
+
     def writes(self) -> int:
         return self.requests("POST", "PATCH", "PUT", "DELETE")
 
