@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,8 +56,8 @@ def _up(place: provider.Provider, _: argparse.Namespace) -> int:
 
 def _load(place: provider.Provider, _: argparse.Namespace) -> int:
     if place.makes_cluster:
-        for archive in built_images()[1]:
-            place.load(archive)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(place.load, built_images()[1]))
     return 0
 
 
