@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-JOB_STEPS: Final = ("fetch", "inspect", "convert", "compare", "publish")
+JOB_STEPS: Final = ("fetch", "inspect", "answer", "convert", "compare", "publish")
 COMMANDS: Final = {
     "preflight": "bert_build.preflight",
     "verify": "bert_build.verify",

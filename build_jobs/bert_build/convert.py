@@ -12,6 +12,6 @@ def run(job: Job, state: State) -> State:
     """Convert the source model."""
     shutil.rmtree(job.artifact, ignore_errors=True)
     job.artifact.mkdir(parents=True)
-    recipe = formats.recipe(job.request.build.format)
+    recipe = formats.recipe(job.request.build)
     importlib.import_module(recipe.module).convert(job)
     return state

@@ -24,7 +24,7 @@ def run(job: Job, state: State) -> State:
     job.model.mkdir(parents=True)
     source = _source(job)
     revision, found = source.collect()
-    recipe = formats.recipe(job.request.build.format)
+    recipe = formats.recipe(job.request.build)
     state = state.model_copy(update={"revision": revision, "files": found, "toolchain": formats.toolchain(recipe)})
     if all(file.sha256 for file in found.values()):
         state = _identified(job, state)
@@ -45,7 +45,7 @@ def _source(job: Job) -> Source:
 
 def _identified(job: Job, state: State) -> State:
     """The state with the digests of the source and the artifact, and whether that is published."""
-    recipe = formats.recipe(job.request.build.format)
+    recipe = formats.recipe(job.request.build)
     digest = keys.weights_digest(state.files)
     key = keys.artifact_key(digest, job.request.build, recipe.name, state.toolchain)
     return state.model_copy(

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from bert_build.failures import BuildError
 from bert_operator.api.report import ExitCode
-from bert_operator.api.spec import Format
+from bert_operator.api.spec import Build, Format, Framework
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Recipe:
 
     name: str
     module: str
-    """Holds `convert(job, state) -> Converted` and `open_session(folder) -> Session`."""
+    """Holds `convert(job)`, which fills the job's artifact folder, and `open_session(folder) -> Session`."""
     exporter: str
     """Raised by hand whenever our own code would write another artifact from the same source."""
     packages: tuple[str, ...]
@@ -26,8 +26,12 @@ class Recipe:
 
 
 RECIPES: Final = {
-    Format.ONNX: Recipe("onnx", "bert_build.to_onnx", "1", ("torch", "transformers", "onnx")),
+    (Framework.PYTORCH, Format.ONNX): Recipe("onnx", "bert_build.to_onnx", "1", ("torch", "transformers", "onnx")),
 }
+"""By what the source is written in and what is built."""
+
+SOURCES: Final = {Framework.PYTORCH: "bert_build.source_model"}
+"""What a source is written in -> module that holds `load(folder, task)`, which returns a model that can be asked."""
 
 
 class Versions(Protocol):
@@ -37,9 +41,21 @@ class Versions(Protocol):
         """The version, as the package tells it."""
 
 
-def recipe(wish: Format) -> Recipe:
-    """The recipe for what was asked; `auto` is ONNX until there is a choice."""
-    return RECIPES[Format.ONNX if wish is Format.AUTO else wish]
+def recipe(build: Build) -> Recipe:
+    """The recipe for what was asked.
+
+    Raises:
+        BuildError: there is none; the operator should have refused the spec.
+    """
+    found = RECIPES.get((build.framework, build.format))
+    if found is None:
+        raise BuildError(
+            "Unsupported",
+            f"build.format {build.format.value} can't be made from a {build.framework.value} source.",
+            f"Formats of a {build.framework.value} source: "
+            f"{', '.join(made.value for source, made in RECIPES if source is build.framework) or 'none'}.",
+        )
+    return found
 
 
 def version(package: str) -> str:

@@ -54,15 +54,20 @@ def read(path: Path) -> list[Request]:
     Raises:
         ValueError: it holds none, or a request without inputs or outputs.
     """
-    found: dict[int, dict[str, dict[str, Array]]] = {}
     with np.load(path, allow_pickle=False) as archive:
-        for key in archive.files:
-            index, kind, name = key.split("/", 2)
-            found.setdefault(int(index), {"in": {}, "out": {}})[kind][name] = archive[key]
-    requests = [Request(found[index]["in"], found[index]["out"]) for index in sorted(found)]
-    if not requests or not all(request.inputs and request.outputs for request in requests):
+        found = requests({key: archive[key] for key in archive.files})
+    if not found or not all(request.inputs and request.outputs for request in found):
         raise ValueError(f"{path.name} holds no whole request")
-    return requests
+    return found
+
+
+def requests(arrays: Mapping[str, Array]) -> list[Request]:
+    """The requests of arrays named `<i>/in/<tensor>` and `<i>/out/<tensor>`."""
+    found: dict[int, dict[str, dict[str, Array]]] = {}
+    for key, array in arrays.items():
+        index, kind, name = key.split("/", 2)
+        found.setdefault(int(index), {"in": {}, "out": {}})[kind][name] = array
+    return [Request(found[index]["in"], found[index]["out"]) for index in sorted(found)]
 
 
 def fault(expected: Array, answered: Array | None) -> str:

@@ -1,6 +1,6 @@
 """Runs one step of a build Job: reads the request and the state, turns what goes wrong into one message and exit code.
 
-Called by __main__ for fetch, inspect, convert, compare and publish. Knows the steps by name only.
+Called by __main__. Knows the steps by name only.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from bert_operator.api.report import BuildRequest, ExitCode
 MODULES: Final = {
     "fetch": "bert_build.fetch",
     "inspect": "bert_build.inspect_model",
+    "answer": "bert_build.answer",
     "convert": "bert_build.convert",
     "compare": "bert_build.fidelity",
     "publish": "bert_build.publish",

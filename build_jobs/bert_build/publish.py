@@ -13,7 +13,7 @@ from bert_operator.api.report import BuildReport, ExitCode, Manifest, ManifestFi
 
 def run(job: Job, state: State) -> State:
     """Publish, or find that it is published, and report."""
-    name = formats.recipe(job.request.build.format).name
+    name = formats.recipe(job.request.build).name
     shelf = Store(job.store)
     published = not state.reused and shelf.publish(job.artifact, _manifest(job, state, name), _holder(job))
     # Files were proved by their digests a moment ago, here or in fetch.

@@ -1,8 +1,8 @@
 """Native sidecar of every serving pod: the pod turns ready only once its server answers like the source models.
 
 Started by `python -m bert_build verify`. Sends the golden requests, recorded from the source model at build time, to
-the Triton beside it and answers the kubelet's probe on :9090/ready. Afterwards it is done for the life of the pod and
-shrinks to ready_server.py: if Triton restarts, Triton's own readiness counts. Never talks to anything but localhost.
+the server beside it and answers the kubelet's probe on :9090/ready. Afterwards it is done for the life of the pod and
+shrinks to ready_server.py: if the server restarts, its own readiness counts. Never talks to anything but localhost.
 """
 
 import argparse
@@ -17,20 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import tritonclient.grpc as triton
-
 from bert_build import golden_answers, progress, ready_server, served
+from bert_build.clients import Arrays, Client, NotYetError, RefusedError, connect
 from bert_build.failures import BuildError
 from bert_build.golden_answers import Closeness
 from bert_operator.api import names
 from bert_operator.api.report import Manifest, ServedModel
 
 READY_PORT: Final = 9090
-TRITON: Final = "localhost:8001"
 _POLL_SECONDS: Final = 0.5
-_REQUEST_SECONDS: Final = 120
-_PASSING: Final = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")
-"""The server isn't there or is too busy: asked again, for it says nothing about the answers."""
 
 
 class _MismatchError(Exception):
@@ -54,11 +49,11 @@ class Progress:
 def main(arguments: list[str]) -> int:
     """Verify every served model, then stay as the readiness server. Returns only if something is wrong."""
     parser = argparse.ArgumentParser("verify", description="Compare the server's answers with the source model's.")
-    parser.add_argument("--triton", default=TRITON, help="host:port of its gRPC API")
+    parser.add_argument("--server", default="", help="host:port of its API, if not the usual one of this pod")
     parser.add_argument("--port", type=int, default=READY_PORT, help="where /ready is served")
     options = parser.parse_args(arguments)
     ready_server.stop_at_sigterm()
-    return served.guarded(lambda: _verify_and_stay(options.triton, options.port))
+    return served.guarded(lambda: _verify_and_stay(options.server, options.port))
 
 
 def _verify_and_stay(address: str, port: int) -> None:
@@ -67,10 +62,11 @@ def _verify_and_stay(address: str, port: int) -> None:
     answer = lambda: (state.ready, state.body())  # noqa: E731 - three words, used once
     threading.Thread(target=ready_server.serve, args=(listener, answer), daemon=True).start()
     asked = served.read()
-    with triton.InferenceServerClient(address) as client:
-        for model in asked.models:
-            state.waiting_for = f"{served.title(model)} at {address}"
-            state.matched.append(_verify(client, model, served.rebuild_hint(asked.owner)))
+    client = connect(asked.server, address)
+    for model in asked.models:
+        state.waiting_for = served.title(model)
+        state.matched.append(_verify(client, model, served.rebuild_hint(asked.owner)))
+    client.close()
     state.ready = True
     _shrink(listener, state.body())
 
@@ -83,7 +79,7 @@ def _shrink(listener: socket.socket, body: str) -> None:
     os.execv(sys.executable, program)  # noqa: S606 - our own file, no shell
 
 
-def _verify(client: Any, model: ServedModel, rebuild: str) -> dict[str, Any]:  # noqa: ANN401 - tritonclient has no types
+def _verify(client: Client, model: ServedModel, rebuild: str) -> dict[str, Any]:
     """Ask one model all its golden requests.
 
     Raises:
@@ -92,7 +88,7 @@ def _verify(client: Any, model: ServedModel, rebuild: str) -> dict[str, Any]:  #
     folder = Path(model.path)
     manifest = Manifest.model_validate_json((folder / names.MANIFEST_FILE).read_bytes())
     requests = golden_answers.read(folder / names.GOLDEN_FILE)
-    _wait(lambda: client.is_model_ready(model.name, str(model.version)), f"{served.title(model)} to be ready")
+    _wait(lambda: client.ready(model), f"{served.title(model)} to be ready")
     worst = Closeness()
     try:
         for request in requests:
@@ -110,11 +106,11 @@ def _verify(client: Any, model: ServedModel, rebuild: str) -> dict[str, Any]:  #
     }
 
 
-def _compare(client: Any, model: ServedModel, request: golden_answers.Request, manifest: Manifest) -> Closeness:  # noqa: ANN401
+def _compare(client: Client, model: ServedModel, request: golden_answers.Request, manifest: Manifest) -> Closeness:
     answers = _infer(client, model, request)
     worst = Closeness()
     for name, expected in request.outputs.items():
-        answered = answers.as_numpy(name)
+        answered = answers.get(name)
         fault = golden_answers.fault(expected, answered)
         if fault:
             raise _MismatchError(f"output {name!r} {fault}")
@@ -125,21 +121,17 @@ def _compare(client: Any, model: ServedModel, request: golden_answers.Request, m
     return worst
 
 
-def _infer(client: Any, model: ServedModel, request: golden_answers.Request) -> Any:  # noqa: ANN401
-    inputs = []
-    for name, array in request.inputs.items():
-        tensor = triton.InferInput(name, list(array.shape), triton.np_to_triton_dtype(array.dtype))
-        inputs.append(tensor.set_data_from_numpy(array))
-    answers: list[Any] = []
+def _infer(client: Client, model: ServedModel, request: golden_answers.Request) -> Arrays:
+    answers: list[Arrays] = []
 
     def ask() -> bool:
-        answers.append(client.infer(model.name, inputs, str(model.version), client_timeout=_REQUEST_SECONDS))
+        answers.append(client.infer(model, request.inputs))
         return True
 
     try:
         _wait(ask, f"an answer of {served.title(model)}")
-    except triton.InferenceServerException as error:
-        raise _MismatchError(f"the server refused a golden request: {error.message()}") from error
+    except RefusedError as error:
+        raise _MismatchError(f"the server refused a golden request: {error}") from error
     return answers[-1]
 
 
@@ -156,10 +148,8 @@ def _wait(done: Callable[[], bool], what: str) -> None:
 def _passed(done: Callable[[], bool]) -> bool:
     try:
         return done()
-    except triton.InferenceServerException as error:
-        if error.status() in _PASSING:
-            return False
-        raise
+    except NotYetError:
+        return False
 
 
 def _failure(model: ServedModel, what: str, rebuild: str) -> BuildError:

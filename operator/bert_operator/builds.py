@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from bert_operator import checks, pod_state
-from bert_operator.api import names
+from bert_operator.api import names, steps
 from bert_operator.api import spec as api
 from bert_operator.api.actions import Adoption, Ref
 from bert_operator.api.artifact import BertArtifactSpec
@@ -21,6 +21,7 @@ from bert_operator.case import Case
 from bert_operator.objects import artifact, job
 from bert_operator.pod_state import Problem
 from bert_operator.request_key import request_key, same_wish
+from bert_operator.servers import SERVERS
 
 RETRY_DELAYS: Final = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))
 """After a passing fault; then the build waits for a person."""
@@ -52,6 +53,26 @@ def of_case(case: Case) -> list[Build]:
         for model in case.spec.models
         for version in model.versions
     ]
+
+
+def unsupported(case: Case) -> list[str]:
+    """What can't be built as written, here or for this server: field, what was found, what to write instead."""
+    faults = []
+    formats = SERVERS[case.spec.server.type].formats(case.profile)
+    for index, model in enumerate(case.spec.models):
+        build = recipe(case, model)
+        if build.format not in formats:
+            able = ", ".join(dict.fromkeys(("auto", *(known.value for known in formats))))
+            faults.append(
+                f"spec.models[{index}].build.format is {build.format.value!r}, which {case.spec.server.type.value} "
+                f"doesn't serve on hardware profile {case.spec.hardware.profile!r}: write one of {able}"
+            )
+        elif not all(job.image(build, step, case.settings) for step in steps.EXPORT_STEPS):
+            faults.append(
+                f"spec.models[{index}].build needs TensorFlow ({build.framework.value} to {build.format.value}), and "
+                "this installation has no image with it: set images.tensorflow in the operator's chart"
+            )
+    return faults
 
 
 def orphans(case: Case, builds: Iterable[Build]) -> list[Ref]:
@@ -105,14 +126,23 @@ def _build(case: Case, model: api.BertModel, version: api.ModelVersion) -> Build
 
 def _request_key(case: Case, model: api.BertModel, version: api.ModelVersion) -> str:
     claim = case.store_claim
+    build = recipe(case, model)
     return request_key(
         case.spec,
-        model,
+        build,
         version,
         claim_uid=claim["metadata"]["uid"] if claim else "",
         refresh=case.refresh,
-        image=case.settings.images.build,
+        image="+".join(dict.fromkeys(job.image(build, step, case.settings) for step in steps.EXPORT_STEPS)),
     )
+
+
+def recipe(case: Case, model: api.BertModel) -> api.Build:
+    """What is built, with the format that `auto` stands for."""
+    if model.build.format is not api.Format.AUTO:
+        return model.build
+    formats = SERVERS[case.spec.server.type].formats(case.profile)
+    return model.build.model_copy(update={"format": formats[0]})
 
 
 def _artifact(case: Case, key: str) -> Manifest | None:
@@ -157,7 +187,7 @@ def _request(case: Case, model: api.BertModel, version: api.ModelVersion, key: s
         request_key=key,
         model=model.name,
         version=version.version,
-        build=model.build,
+        build=recipe(case, model),
         hugging_face=hub,
         pvc=version.source.pvc,
         owner=f"{case.identity.namespace}/{case.identity.name}",

@@ -9,7 +9,7 @@ from bert_operator.api import spec as api
 from bert_operator.api.observed import Manifest, Observed
 from bert_operator.objects import identity, pod
 from bert_operator.pod_state import Problem
-from bert_operator.settings import Settings
+from bert_operator.settings import HardwareProfile, Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +25,11 @@ class Case:
     def identity(self) -> identity.Identity:
         """Who owns the children."""
         return identity.Identity.of(self.observed.bert)
+
+    @property
+    def profile(self) -> HardwareProfile:
+        """The kind of nodes that the spec names."""
+        return self.settings.hardware_profiles[self.spec.hardware.profile]
 
     @property
     def refresh(self) -> str:

@@ -17,6 +17,7 @@ GUARDS: Final = ("preflight", "verify")
 STAGE_WORDS: Final = {
     "fetch": "Fetching",
     "inspect": "Inspecting",
+    "answer": "Answering",
     "convert": "Converting",
     "compare": "Comparing",
     "publish": "Publishing",

@@ -74,22 +74,20 @@ def _path(location: Iterable[int | str]) -> str:
 
 def _rejections(case: Case) -> tuple[Problem, ...]:
     """Everything in the spec that this installation can't do, and names that are taken."""
-    unsupported = serving.server(case).unsupported(case.spec, case.settings)
-    return (
-        *_profile_problem(case),
-        *_conflicts(case),
-        *(Problem(reason="Unsupported", message=message) for message in unsupported),
-    )
+    unsupported = [
+        *(_profile_fault(case) or builds.unsupported(case)),
+        *serving.server(case).unsupported(case.spec, case.settings),
+    ]
+    return (*_conflicts(case), *(Problem(reason="Unsupported", message=message) for message in unsupported))
 
 
-def _profile_problem(case: Case) -> list[Problem]:
+def _profile_fault(case: Case) -> list[str]:
     profile, known = case.spec.hardware.profile, sorted(case.settings.hardware_profiles)
     if profile in known:
         return []
-    message = (
+    return [
         f"spec.hardware.profile: {profile!r} isn't among this installation's profiles; write one of {', '.join(known)}"
-    )
-    return [Problem(reason="Unsupported", message=message)]
+    ]
 
 
 def _conflicts(case: Case) -> list[Problem]:
@@ -219,7 +217,7 @@ def _status(facts: checks.Facts, case: Case | None, conditions: list[Condition])
         conditions=conditions,
         summary=_summary(facts),
         models=_models(facts),
-        endpoint=serving.server(case).endpoints(case.identity.name, case.identity.namespace) if case else Endpoint(),
+        endpoint=serving.endpoint(case) if case else Endpoint(),
         replicas=live.replicas if live else 0,
         ready_replicas=live.ready if live else 0,
         selector=",".join(f"{key}={value}" for key, value in case.identity.selector().items()) if case else "",

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from bert_operator.api import names
 from bert_operator.api.observed import Manifest
 from bert_operator.api.report import BuildFailure, BuildReport, ExitCode
 
@@ -40,17 +39,19 @@ class Problem:
 
 
 def stage(pod: Manifest) -> str:
-    """Name of the build step that a build pod is at; the first one while it waits for a node."""
-    for step in names.BUILD_STEPS:
-        state = _status(pod, step).get("state") or {}
+    """Name of the build step that a build pod is at; empty while it waits for a node."""
+    name = ""
+    for status in _statuses(pod):
+        name, state = str(status["name"]), status.get("state") or {}
         if "terminated" not in state or state["terminated"].get("exitCode") != 0:
-            return step
-    return names.BUILD_STEPS[-1]
+            return name
+    return name
 
 
 def report(pod: Manifest) -> BuildReport | None:
-    """The report of a finished build pod, or None if it left none that can be read."""
-    terminated = (_status(pod, names.BUILD_STEPS[-1]).get("state") or {}).get("terminated") or {}
+    """The report of a finished build pod's main container, or None if it left none that can be read."""
+    main = next(iter(pod.get("status", {}).get("containerStatuses") or ()), {})
+    terminated = (main.get("state") or {}).get("terminated") or {}
     try:
         return BuildReport.model_validate_json(terminated.get("message") or "")
     except ValidationError:
@@ -81,10 +82,6 @@ def _statuses(pod: Manifest) -> Iterator[Mapping[str, Any]]:
     status = pod.get("status", {})
     yield from status.get("initContainerStatuses") or ()
     yield from status.get("containerStatuses") or ()
-
-
-def _status(pod: Manifest, container: str) -> Mapping[str, Any]:
-    return next((status for status in _statuses(pod) if status.get("name") == container), {})
 
 
 def _waiting_problem(status: Mapping[str, Any]) -> Problem | None:

@@ -17,7 +17,7 @@ TOOLCHAIN_DIGITS: Final = 12
 
 def request_key(
     spec: api.BertDeploymentSpec,
-    model: api.BertModel,
+    build: api.Build,
     version: api.ModelVersion,
     *,
     claim_uid: str,
@@ -29,11 +29,11 @@ def request_key(
     Args:
         spec: its hardware, and its build resources and deadline: a build that failed for lack of them is asked again
             when they change.
-        model: its recipe.
+        build: the recipe; its format is never `auto`.
         version: the source as the user wrote it; a branch is resolved by the Job, once.
         claim_uid: UID of the store's claim: the same wish on another claim is another build.
         refresh: value of the annotation bertops.dev/refresh.
-        image: reference of the build image.
+        image: references of the build images.
 
     Returns:
         32 hex digits.
@@ -42,7 +42,7 @@ def request_key(
         "claim": claim_uid,
         "refresh": refresh,
         "source": _plain(version.source),
-        "build": _plain(model.build),
+        "build": _plain(build),
         "hardware": _plain(spec.hardware),
         "builds": _plain(spec.builds),
     }

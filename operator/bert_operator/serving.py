@@ -10,6 +10,7 @@ from bert_operator import checks, pod_state
 from bert_operator.api import names
 from bert_operator.api.actions import Ref
 from bert_operator.api.observed import Manifest
+from bert_operator.api.status import Endpoint
 from bert_operator.case import Case, find
 from bert_operator.objects import config_map, deployment, drift, service
 from bert_operator.pod_state import Problem
@@ -24,13 +25,23 @@ def server(case: Case) -> Server:
 
 def desired(case: Case, versions: Sequence[checks.VersionFacts]) -> list[dict[str, Any]]:
     """ConfigMap, Deployment and Service; only the Service while an artifact is missing."""
-    svc = service.manifest(case.identity, server(case).ports)
+    svc = service.manifest(case.identity, server(case).ports.by_name)
     if any(version.artifact is None for version in versions):
         return [svc]
     served = list(_served(case, versions))
     container = server(case).container(served, case.spec, case.settings)
-    made = _deployment(case, served, container, versions)
+    made = _deployment(case, container, versions)
     return [config_map.manifest(case.identity, container.files), _keeping_images(case, made), svc]
+
+
+def endpoint(case: Case) -> Endpoint:
+    """Where clients reach the Service inside the cluster."""
+    ports, host = server(case).ports, f"{case.identity.name}.{case.identity.namespace}.svc"
+    return Endpoint(
+        http=f"http://{host}:{ports.http}",
+        grpc=f"{host}:{ports.grpc}",
+        metrics=f"http://{host}:{ports.metrics}{ports.metrics_path}",
+    )
 
 
 def facts(case: Case, wanted: Sequence[Manifest]) -> checks.ServingFacts | None:
@@ -108,20 +119,14 @@ def _served(case: Case, versions: Sequence[checks.VersionFacts]) -> Iterator[Ser
                 )
 
 
-def _deployment(
-    case: Case,
-    served: Sequence[ServedVersion],
-    container: ServerContainer,
-    versions: Sequence[checks.VersionFacts],
-) -> dict[str, Any]:
+def _deployment(case: Case, container: ServerContainer, versions: Sequence[checks.VersionFacts]) -> dict[str, Any]:
     return deployment.manifest(
         deployment.ServerDeployment(
             identity=case.identity,
             spec=case.spec,
             settings=case.settings,
-            ports=server(case).ports,
+            ports=server(case).ports.by_name,
             container=container,
-            served=tuple(served),
             claim_name=case.store_claim_name,
             one_node_claims=case.one_node_claims([case.store_claim_name]),
             answers={

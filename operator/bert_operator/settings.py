@@ -24,6 +24,8 @@ class Images(Model):
     """Runs preflight and verify beside the servers; the operator's own image."""
     build: str
     """Runs the export steps: PyTorch, transformers, ONNX."""
+    tensorflow: str = ""
+    """Runs the steps that need TensorFlow: SavedModels, made or read. Empty: this installation makes none."""
 
 
 class TritonRelease(Model):
@@ -41,9 +43,24 @@ class Triton(Model):
     releases: dict[str, TritonRelease]
 
 
+class Release(Model):
+    """One image of a server."""
+
+    image: str
+
+
+class Releases(Model):
+    """Releases of a server that users may name."""
+
+    default_release: str
+    releases: dict[str, Release]
+
+
 class HardwareProfile(Model):
     """A kind of node that users may name in `hardware.profile`."""
 
+    resource_name: str = ""
+    """Extended resource of its accelerators, e.g. nvidia.com/gpu; empty: there are none."""
     node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)
 
@@ -61,6 +78,10 @@ class Settings(Model):
 
     images: Images
     triton: Triton
+    tfserving: Releases | None = None
+    """None: this installation has no TF Serving."""
+    torchserve: Releases | None = None
+    """None: this installation has no TorchServe."""
     hardware_profiles: Annotated[dict[str, HardwareProfile], Field(min_length=1)]
     build: BuildDefaults
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"

@@ -20,8 +20,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from bert_operator.api.names import BUILD_STEPS  # noqa: E402
 from bert_operator.api.report import MAX_REPORT_BYTES, BuildFailure, BuildReport, ExitCode, Manifest  # noqa: E402
+from bert_operator.api.steps import EXPORT_STEPS as BUILD_STEPS  # noqa: E402
 
 pytestmark = pytest.mark.build
 
@@ -101,7 +101,7 @@ class Bench:
 
 
 def request(task: str = "feature-extraction", path: str = "bert", **build: Any) -> dict[str, Any]:
-    wish = {"task": task, "maxSequenceLength": LENGTH, **build}
+    wish = {"task": task, "format": "onnx", "maxSequenceLength": LENGTH, **build}
     return {"requestKey": "k1", "model": "m", "version": 1, "build": wish, "pvc": {"claimName": "c", "path": path}}
 
 

@@ -17,6 +17,7 @@ TOP: Final = Path(__file__).parents[2]
 DOCKERFILES: Final = {
     "operator": "operator/Dockerfile",
     "pytorch": "build_jobs/pytorch.Dockerfile",
+    "tensorflow": "build_jobs/tensorflow.Dockerfile",
     "triton-cpu": "build_jobs/triton-cpu.Dockerfile",
 }
 _REQUIREMENTS: Final = "requirements.txt"

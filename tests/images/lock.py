@@ -55,6 +55,13 @@ LOCKS: Final = (
         _BOOKWORM,
         alone=("nvidia-pytriton",),
     ),
+    Lock(
+        "build_jobs/tensorflow-requirements.txt",
+        "build_jobs/tensorflow-requirements.in",
+        ("3.13",),
+        _TRIXIE[:1],
+        alone=("tensorflow-cpu", "tensorflow-serving-api"),
+    ),
     Lock("tests/requirements.txt", "pyproject.toml", ("3.11", "3.12", "3.13"), _DEVELOPERS, extras=("demo", "dev")),
     Lock(
         "tests/images/test-tools.txt",

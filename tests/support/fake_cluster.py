@@ -14,6 +14,7 @@ from bert_operator.api import names
 from bert_operator.api.actions import Plan
 from bert_operator.api.observed import Observed
 from bert_operator.api.report import BuildReport
+from bert_operator.api.steps import EXPORT_STEPS
 from bert_operator.plan import make_plan
 from bert_operator.settings import Settings
 from support import builders
@@ -125,13 +126,13 @@ class FakeCluster:
     def finish_job(self, job: dict[str, Any], report: BuildReport | None = None) -> None:
         """Play a build that goes well."""
         text = (report or builders.report()).model_dump_json(by_alias=True)
-        steps = [builders.terminated(step) for step in names.BUILD_STEPS[:-1]]
+        steps = [builders.terminated(step) for step in EXPORT_STEPS[:-1]]
         self._build_pod(job, steps, [builders.terminated("publish", message=text)], "Succeeded")
         self._job_condition(job, "Complete", "")
 
     def fail_job(self, job: dict[str, Any], step: str, code: int, message: str, *, reason: str = "") -> None:
         """Play a build whose `step` fails."""
-        done = [builders.terminated(s) for s in names.BUILD_STEPS[: names.BUILD_STEPS.index(step)]]
+        done = [builders.terminated(s) for s in EXPORT_STEPS[: EXPORT_STEPS.index(step)]]
         failed = builders.terminated(step, code, message, reason)
         self._build_pod(job, [*done, failed], [builders.waiting("publish")], "Failed")
         self._job_condition(job, "Failed", "PodFailurePolicy")

@@ -25,6 +25,7 @@ from typing import Any, Final
 from bert_operator.api import names, spec
 from bert_operator.servers import SERVERS
 from bert_operator.servers.base import ServedVersion
+from bert_operator.servers.triton import mount
 from bert_operator.settings import Settings
 from support.published import Published
 
@@ -83,11 +84,11 @@ class Running:
 def repository(folder: Path, parts: Sequence[tuple[ServedVersion, Published]], files: Mapping[str, str]) -> Path:
     """The model repository as the pod's volume mounts assemble it, all of it read-only."""
     for one, published in parts:
-        target = folder / Path(one.mount_path).relative_to(names.MODELS_MOUNT)
+        target = folder / Path(mount(one).path).relative_to(names.MODELS_MOUNT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(published.folder, target)
     for path, text in files.items():
-        (folder / path).write_text(text, encoding="utf-8")
+        (folder / Path(path).relative_to(names.MODELS_MOUNT)).write_text(text, encoding="utf-8")
     for entry in [folder, *folder.rglob("*")]:
         entry.chmod(0o555 if entry.is_dir() else 0o444)
     return folder
@@ -109,8 +110,8 @@ def running(  # noqa: PLR0913, PLR0917 - what a pod gets
     """
     kind = SERVERS[wish.server.type]
     container = kind.container(served, wish, settings)
-    ports = {name: free_port() for name in kind.ports}
-    moved = {str(number): str(ports[name]) for name, number in kind.ports.items()}
+    ports = {name: free_port() for name in kind.ports.by_name}
+    moved = {str(number): str(ports[name]) for name, number in kind.ports.by_name.items()}
     moved |= {names.MODELS_MOUNT: str(models), _IMAGE_ROOT: str(root)}
     pattern = re.compile("|".join(rf"{re.escape(old)}\b" for old in moved))
     command = [pattern.sub(lambda found: moved[found[0]], text) for text in (*container.command, *container.args)]

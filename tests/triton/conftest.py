@@ -10,6 +10,7 @@ import pytest
 from bert_operator.api import spec
 from bert_operator.servers import SERVERS
 from bert_operator.servers.base import ServedVersion
+from bert_operator.servers.triton import mount
 from support import builders, onnx_bert, published, real_triton
 from support.published import Published
 from support.real_triton import Running
@@ -29,7 +30,7 @@ class Scene:
     server: Running
 
     def part(self, server_name: str) -> tuple[ServedVersion, Published]:
-        return next(part for part in self.parts if part[0].server_name == server_name)
+        return next(part for part in self.parts if mount(part[0]).name == server_name)
 
 
 @pytest.fixture(scope="session")

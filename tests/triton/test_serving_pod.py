@@ -17,6 +17,7 @@ import pytest
 
 from bert_operator.api import names
 from bert_operator.api.report import BuildFailure, Manifest, ServedModel, ServedModels
+from bert_operator.servers.triton import mount
 from support import published, real_triton
 
 from .conftest import Scene
@@ -30,9 +31,9 @@ def told(scene: Scene, **paths: Path) -> dict[str, str]:
     """Environment of both containers; `paths` puts another artifact in a model's place."""
     models = [
         ServedModel(
-            name=one.server_name,
+            name=(name := mount(one).name),
             version=one.version,
-            path=str(paths.get(one.server_name.replace("-", "_"), scene.models / one.server_name / str(one.version))),
+            path=str(paths.get(name.replace("-", "_"), scene.models / name / str(one.version))),
             artifact=artifact.name,
             manifest_sha256=artifact.known.report.manifest_sha256,
             max_batch_size=one.model.serving.max_batch_size,
@@ -107,7 +108,7 @@ def test_preflight_passes_what_was_published(scene: Scene, tmp_path: Path) -> No
 
 def test_verify_turns_ready_with_figures_and_stays_small(scene: Scene, tmp_path: Path) -> None:
     port = real_triton.free_port()
-    arguments = (f"--triton={scene.server.grpc}", f"--port={port}")
+    arguments = (f"--server={scene.server.grpc}", f"--port={port}")
 
     with started("verify", told(scene), tmp_path / "log", arguments) as process:
         body = wait_for(port, 200)
@@ -135,7 +136,7 @@ def test_verify_turns_ready_with_figures_and_stays_small(scene: Scene, tmp_path:
 
 def test_verify_is_not_ready_while_there_is_no_server(scene: Scene, tmp_path: Path) -> None:
     port = real_triton.free_port()
-    arguments = (f"--triton=localhost:{real_triton.free_port()}", f"--port={port}")
+    arguments = (f"--server=localhost:{real_triton.free_port()}", f"--port={port}")
 
     with started("verify", told(scene), tmp_path / "log", arguments) as process:
         body = wait_for(port, 503)
@@ -149,7 +150,7 @@ def test_verify_is_not_ready_while_there_is_no_server(scene: Scene, tmp_path: Pa
 
 def test_verify_fails_where_answers_differ_from_the_source_model(scene: Scene, tmp_path: Path) -> None:
     wrong = rewritten(scene, tmp_path / "artifact", lambda array: array + 0.5)
-    arguments = (f"--triton={scene.server.grpc}", f"--port={real_triton.free_port()}")
+    arguments = (f"--server={scene.server.grpc}", f"--port={real_triton.free_port()}")
 
     with started("verify", told(scene, sentiment=wrong), tmp_path / "log", arguments) as process:
         found = failure(process, tmp_path / "log")
@@ -163,7 +164,7 @@ def test_verify_fails_where_answers_differ_from_the_source_model(scene: Scene, t
 
 def test_verify_fails_where_a_server_answers_with_other_shapes(scene: Scene, tmp_path: Path) -> None:
     wrong = rewritten(scene, tmp_path / "artifact", lambda array: np.concatenate([array, array], axis=1))
-    arguments = (f"--triton={scene.server.grpc}", f"--port={real_triton.free_port()}")
+    arguments = (f"--server={scene.server.grpc}", f"--port={real_triton.free_port()}")
 
     with started("verify", told(scene, sentiment=wrong), tmp_path / "log", arguments) as process:
         found = failure(process, tmp_path / "log")

@@ -12,7 +12,17 @@ from bert_operator.settings import HardwareProfile, Settings, TritonRelease
 CHART = Path(__file__).parents[2] / "charts" / "bert-operator"
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-SETTINGS = ("images", "triton", "hardwareProfiles", "build", "imagePullPolicy", "workers", "resyncSeconds")
+SETTINGS = (
+    "images",
+    "triton",
+    "tfserving",
+    "torchserve",
+    "hardwareProfiles",
+    "build",
+    "imagePullPolicy",
+    "workers",
+    "resyncSeconds",
+)
 
 
 def _resolved(schema: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if not (kindIs "invalid" $profile) -}}{{- $_ := set $profiles $name $profile -}}{{- end -}}
 {{- end -}}
 images:
+  {{- with .Values.images.tensorflow }}
+  tensorflow: {{ . | quote }}
+  {{- end }}
   operator: {{ .Values.images.operator | required "images.operator: name the image built from operator/Dockerfile, e.g. --set images.operator=registry.example.com/bert-operator:0.1.0" | quote }}
   build: {{ .Values.images.build | required "images.build: name the image built from build_jobs/pytorch.Dockerfile, e.g. --set images.build=registry.example.com/bert-build:0.1.0" | quote }}
 imagePullPolicy: {{ .Values.imagePullPolicy }}
@@ -52,6 +55,17 @@ triton:
   defaultRelease: {{ .Values.triton.defaultRelease | quote }}
   releases:
     {{- toYaml $releases | nindent 4 }}
+{{- range $server := list "tfserving" "torchserve" }}
+{{- with index $.Values $server }}
+{{- if .releases }}
+{{- if not (hasKey .releases .defaultRelease) }}
+{{- fail (printf "%s.defaultRelease: %q is none of %s.releases (%s)" $server .defaultRelease $server (keys .releases | sortAlpha | join ", ")) }}
+{{- end }}
+{{ $server }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
 hardwareProfiles:
   {{- toYaml $profiles | nindent 2 }}
 build:

@@ -49,12 +49,12 @@ ARTIFACTS_FOLDER: Final = "artifacts"
 """Folder of the claim that holds published artifacts."""
 MANIFEST_FILE: Final = "manifest.json"
 GOLDEN_FILE: Final = "golden.npz"
+"""Requests and the source model's answers; every server that loads the artifact must repeat them."""
 ONNX_FILE: Final = "model.onnx"
+MAR_FILE: Final = "model.mar"
+ENGINE_FILE: Final = "model.plan"
 
 BUILD_REQUEST_ENV: Final = "BERTOPS_BUILD_REQUEST"
 """JSON of report.BuildRequest, given to every build container."""
 SERVED_ENV: Final = "BERTOPS_SERVED"
 """JSON of report.ServedModels, given to preflight and verify."""
-
-BUILD_STEPS: Final = ("fetch", "inspect", "convert", "compare", "publish")
-"""Names of the build Job's containers, in order; the last one is the main container."""

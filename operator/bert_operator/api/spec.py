@@ -56,11 +56,21 @@ class Task(StrEnum):
     FEATURE_EXTRACTION = "feature-extraction"
 
 
+class Framework(StrEnum):
+    """What the source model is written in."""
+
+    PYTORCH = "pytorch"
+    TENSORFLOW = "tensorflow"
+
+
 class Format(StrEnum):
-    """What is built. `auto` chooses by server and hardware; today that is `onnx`."""
+    """What is built. `auto` chooses by server and hardware."""
 
     AUTO = "auto"
     ONNX = "onnx"
+    TENSORRT = "tensorrt"
+    SAVEDMODEL = "savedmodel"
+    MAR = "mar"
 
 
 class Precision(StrEnum):
@@ -73,6 +83,8 @@ class ServerType(StrEnum):
     """Which inference server serves the models."""
 
     TRITON = "triton"
+    TFSERVING = "tfserving"
+    TORCHSERVE = "torchserve"
 
 
 class RolloutStrategy(StrEnum):
@@ -175,7 +187,7 @@ class Server(Model):
         ),
     )
 
-    type: ServerType = Field(description="Which inference server: `triton`.")
+    type: ServerType = Field(description="Which inference server: `triton`, `tfserving` or `torchserve`.")
     image: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=512)] | None = Field(
         None, description="Image to use instead of the release's one, e.g. a mirror. It must hold the same release."
     )
@@ -389,7 +401,16 @@ class Build(Model):
     )
 
     task: Task = Field(description="What the model does: `feature-extraction` or `sequence-classification`.")
-    format: Format = Field(Format.AUTO, description="What to build: `auto` or `onnx`.")
+    framework: Framework = Field(
+        Framework.PYTORCH,
+        description="What the source is written in: `pytorch` (a transformers checkpoint) or `tensorflow` (a TF2 "
+        "SavedModel).",
+    )
+    format: Format = Field(
+        Format.AUTO,
+        description="What to build: `onnx` or `tensorrt` (Triton), `savedmodel` (TF Serving), `mar` (TorchServe), or "
+        "`auto`: by server and hardware.",
+    )
     precision: Precision = Field(Precision.FP32, description="Number format: `fp32`.")
     max_sequence_length: int = Field(128, ge=8, le=8192, description="Longest input in tokens.")
     sequence_buckets: (

@@ -19,7 +19,7 @@ def manifest(identity: Identity, files: Mapping[str, ConfigFile]) -> dict[str, A
 
     Args:
         identity: who owns it.
-        files: path below the model repository -> file.
+        files: absolute path in the server's pod -> file.
     """
     content = content_hash(files)
     return {

@@ -16,7 +16,7 @@ from bert_operator.api.digests import digest
 from bert_operator.api.observed import Manifest
 from bert_operator.api.report import ServedModel, ServedModels
 from bert_operator.objects import config_map, identity, pod
-from bert_operator.servers.base import ServedVersion, ServerContainer
+from bert_operator.servers.base import ServerContainer
 from bert_operator.settings import Settings
 
 VERIFY_PORT: Final = 9090
@@ -36,7 +36,6 @@ class ServerDeployment:
     settings: Settings
     ports: Mapping[str, int]
     container: ServerContainer
-    served: tuple[ServedVersion, ...]
     claim_name: str
     one_node_claims: tuple[str, ...]
     answers: Mapping[str, Mapping[str, str]]
@@ -166,14 +165,14 @@ def _server(wish: ServerDeployment) -> dict[str, Any]:
 
 def _artifact_mounts(wish: ServerDeployment) -> list[dict[str, Any]]:
     return [
-        {"name": "store", "mountPath": version.mount_path, "subPath": version.artifact.path, "readOnly": True}
-        for version in wish.served
+        {"name": "store", "mountPath": mount.path, "subPath": mount.served.artifact.path, "readOnly": True}
+        for mount in wish.container.mounts
     ]
 
 
 def _config_mounts(wish: ServerDeployment) -> list[dict[str, Any]]:
     return [
-        {"name": "config", "mountPath": f"{names.MODELS_MOUNT}/{path}", "subPath": file.key, "readOnly": True}
+        {"name": "config", "mountPath": path, "subPath": file.key, "readOnly": True}
         for path, file in sorted(wish.container.files.items())
     ]
 
@@ -197,13 +196,13 @@ def _served_models(wish: ServerDeployment) -> ServedModels:
         owner=f"{wish.identity.namespace}/{wish.identity.name}",
         models=[
             ServedModel(
-                name=version.server_name,
-                version=version.version,
-                path=version.mount_path,
-                artifact=version.artifact_name,
-                manifest_sha256=version.artifact.report.manifest_sha256,
-                max_batch_size=version.model.serving.max_batch_size,
+                name=mount.name,
+                version=mount.served.version,
+                path=mount.path,
+                artifact=mount.served.artifact_name,
+                manifest_sha256=mount.served.artifact.report.manifest_sha256,
+                max_batch_size=mount.served.model.serving.max_batch_size,
             )
-            for version in wish.served
+            for mount in wish.container.mounts
         ],
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from bert_operator.api import names
+from bert_operator.api import names, steps
 from bert_operator.api import spec as api
 from bert_operator.api.report import BuildRequest, ExitCode
 from bert_operator.objects import identity, pod
@@ -26,6 +26,12 @@ class BuildJob:
 def name(request_key: str, attempt: int) -> str:
     """Name of the Job: one per request, whoever asks."""
     return f"bert-build-{request_key}-{attempt}"
+
+
+def image(build: api.Build, step: str, settings: Settings) -> str:
+    """Image that a step of such a build runs in; empty if this installation has none."""
+    tensorflow = steps.toolchain(step, build) is steps.Toolchain.TENSORFLOW
+    return settings.images.tensorflow if tensorflow else settings.images.build
 
 
 def manifest(job: BuildJob) -> dict[str, Any]:
@@ -80,7 +86,7 @@ def _template_metadata(job: BuildJob, labels: dict[str, str]) -> dict[str, Any]:
 
 def _pod_spec(job: BuildJob) -> dict[str, Any]:
     profile = job.settings.hardware_profiles[job.spec.hardware.profile]
-    containers = [_container(job, step) for step in names.BUILD_STEPS]
+    containers = [_container(job, step) for step in steps.EXPORT_STEPS]
     return pod.base_spec(job.spec.builds.pod_template, job.spec.hardware, profile, job.one_node_claims) | {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 30,
@@ -100,7 +106,7 @@ def _container(job: BuildJob, step: str) -> dict[str, Any]:
         mounts.append({"name": "source", "mountPath": names.SOURCE_MOUNT, "readOnly": True})
     return {
         "name": step,
-        "image": job.settings.images.build,
+        "image": image(job.request.build, step, job.settings),
         "imagePullPolicy": job.settings.image_pull_policy,
         "command": ["python", "-m", "bert_build", step],
         "env": [

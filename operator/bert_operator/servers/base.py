@@ -1,18 +1,17 @@
 """What the operator asks of an inference server's file, and what it gets back.
 
-`objects/deployment.py` and `plan` call these four questions and never ask which server it is; a new server is one new
-file and one line in `servers/__init__.py`. Nothing here talks to a cluster.
+`plan` and its parts ask these four things and never which server it is; a new server is one new file and one line in
+`servers/__init__.py`. Nothing here talks to a cluster.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bert_operator.api import names, spec
+from bert_operator.api import spec
 from bert_operator.api.artifact import BertArtifactSpec
 from bert_operator.api.observed import Manifest
-from bert_operator.api.status import Endpoint
-from bert_operator.settings import Settings
+from bert_operator.settings import HardwareProfile, Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,16 +23,16 @@ class ServedVersion:
     artifact_name: str
     artifact: BertArtifactSpec
 
-    @property
-    def server_name(self) -> str:
-        """The model's name as the server knows it: unversioned requests of `name` get the default version."""
-        default = self.version == self.model.default
-        return self.model.name if default else f"{self.model.name}-v{self.version}"
 
-    @property
-    def mount_path(self) -> str:
-        """Where the server's pod sees the artifact."""
-        return f"{names.MODELS_MOUNT}/{self.server_name}/{self.version}"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mount:
+    """Where a server wants one artifact, and under which name it is asked for it."""
+
+    served: ServedVersion
+    name: str
+    """The model's name as the server knows it."""
+    path: str
+    """Where the server's pod sees the artifact, e.g. /models/minilm/1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +55,29 @@ class Volume:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Ports:
+    """What the Service offers; admin ports never are among them."""
+
+    http: int
+    grpc: int
+    metrics: int
+    """May be the HTTP port."""
+    metrics_path: str = "/metrics"
+
+    @property
+    def by_name(self) -> Mapping[str, int]:
+        """Name -> number of each port, as container and Service name them."""
+        named = {"http": self.http, "grpc": self.grpc}
+        return named if self.metrics == self.http else named | {"metrics": self.metrics}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServerContainer:
     """The server's container, its configuration, and what its pod must grant it."""
 
+    mounts: Sequence[Mount]
     files: Mapping[str, ConfigFile]
-    """Path below the model repository -> generated configuration file."""
+    """Absolute path -> generated configuration file. At least one: its content names the revision."""
 
     image: str
     command: Sequence[str]
@@ -82,8 +99,11 @@ class Server(Protocol):
     """One kind of inference server."""
 
     @property
-    def ports(self) -> Mapping[str, int]:
-        """Name -> number of the ports that the Service offers; admin ports never are among them."""
+    def ports(self) -> Ports:
+        """Where it answers."""
+
+    def formats(self, profile: HardwareProfile) -> Sequence[spec.Format]:
+        """What it can serve on such nodes; the first is what `format: auto` stands for."""
 
     def unsupported(self, wish: spec.BertDeploymentSpec, settings: Settings) -> list[str]:
         """What this server can't do of a spec: field, what was found, what to write instead. Empty if it can."""
@@ -92,6 +112,3 @@ class Server(Protocol):
         self, served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, settings: Settings
     ) -> ServerContainer:
         """The server's container and its files. Only for a spec that `unsupported` finds nothing in."""
-
-    def endpoints(self, name: str, namespace: str) -> Endpoint:
-        """Where clients reach the Service `name`."""

@@ -10,10 +10,9 @@ from math import ceil
 from typing import Any, Final
 
 from bert_operator.api import names, spec
-from bert_operator.api.status import Endpoint
 from bert_operator.servers import triton_config, triton_sizing
-from bert_operator.servers.base import ConfigFile, ServedVersion, ServerContainer, Volume
-from bert_operator.settings import Settings, TritonRelease
+from bert_operator.servers.base import ConfigFile, Mount, Ports, ServedVersion, ServerContainer, Volume
+from bert_operator.settings import HardwareProfile, Settings, TritonRelease
 
 HTTP_PORT: Final = 8000
 GRPC_PORT: Final = 8001
@@ -40,7 +39,11 @@ _SINCE: Final[Mapping[str, tuple[int, int]]] = {"--http-max-input-size": (25, 6)
 class Triton:
     """Triton, on a CPU."""
 
-    ports: Final[Mapping[str, int]] = {"http": HTTP_PORT, "grpc": GRPC_PORT, "metrics": METRICS_PORT}
+    ports: Final = Ports(http=HTTP_PORT, grpc=GRPC_PORT, metrics=METRICS_PORT)
+
+    def formats(self, profile: HardwareProfile) -> tuple[spec.Format, ...]:
+        """ONNX everywhere; a TensorRT engine where the profile has GPUs."""
+        return (spec.Format.TENSORRT, spec.Format.ONNX) if profile.resource_name else (spec.Format.ONNX,)
 
     def unsupported(self, wish: spec.BertDeploymentSpec, settings: Settings) -> list[str]:
         """What can't be served as written: field, what was found, what to write instead."""
@@ -53,8 +56,10 @@ class Triton:
         release = _release(wish, settings)
         exit_timeout = wish.server.triton.exit_timeout_seconds
         startup = ceil(triton_sizing.startup_seconds(wish, served) / _STARTUP_PERIOD_SECONDS)
+        mounts = tuple(mount(one) for one in served)
         return ServerContainer(
-            files=_config_files(served, wish, release.onnx_backend),
+            mounts=mounts,
+            files=_config_files(mounts, wish, release.onnx_backend),
             image=wish.server.image or release.image,
             command=("/bin/sh", "-c", _START, "tritonserver"),
             args=(*_flags(exit_timeout), *wish.server.extra_args),
@@ -69,25 +74,21 @@ class Triton:
             volumes=_volumes(served),
         )
 
-    def endpoints(self, name: str, namespace: str) -> Endpoint:
-        """HTTP and gRPC of the KServe v2 protocol, and Prometheus metrics."""
-        host = f"{name}.{namespace}.svc"
-        return Endpoint(
-            http=f"http://{host}:{HTTP_PORT}",
-            grpc=f"{host}:{GRPC_PORT}",
-            metrics=f"http://{host}:{METRICS_PORT}/metrics",
-        )
+
+def mount(one: ServedVersion) -> Mount:
+    """Triton sends unversioned requests to the highest version, so only the default one bears the model's own name."""
+    default = one.version == one.model.default
+    name = one.model.name if default else f"{one.model.name}-v{one.version}"
+    return Mount(served=one, name=name, path=f"{names.MODELS_MOUNT}/{name}/{one.version}")
 
 
-def _config_files(
-    served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, backend: str
-) -> Mapping[str, ConfigFile]:
-    """One config.pbtxt per served version, as `<server name>/config.pbtxt`."""
+def _config_files(mounts: Sequence[Mount], wish: spec.BertDeploymentSpec, backend: str) -> Mapping[str, ConfigFile]:
+    """One config.pbtxt per served version, beside its version folder."""
     return {
-        f"{one.server_name}/{_CONFIG_FILE}": ConfigFile(
-            key=f"{one.server_name}.{_CONFIG_FILE}", text=triton_config.render(one, wish, backend)
+        f"{names.MODELS_MOUNT}/{one.name}/{_CONFIG_FILE}": ConfigFile(
+            key=f"{one.name}.{_CONFIG_FILE}", text=triton_config.render(one, wish, backend)
         )
-        for one in served
+        for one in mounts
     }
 
 

@@ -14,10 +14,10 @@ from google.protobuf import text_format
 from bert_operator.api import names, spec
 from bert_operator.api.report import TensorSpec
 from bert_operator.servers import triton_sizing
-from bert_operator.servers.base import ServedVersion
+from bert_operator.servers.base import Mount, ServedVersion
 
 
-def render(one: ServedVersion, wish: spec.BertDeploymentSpec, backend: str) -> str:
+def render(one: Mount, wish: spec.BertDeploymentSpec, backend: str) -> str:
     """The text of config.pbtxt.
 
     Raises:
@@ -26,7 +26,7 @@ def render(one: ServedVersion, wish: spec.BertDeploymentSpec, backend: str) -> s
     config = _config(one, wish, backend)
     text: str = text_format.MessageToString(config)
     if _read_back(text) != config:
-        raise ValueError(f"config.pbtxt of {one.server_name} doesn't read back as written: report this as a defect")
+        raise ValueError(f"config.pbtxt of {one.name} doesn't read back as written: report this as a defect")
     return text
 
 
@@ -56,11 +56,11 @@ def _messages() -> Any:  # noqa: ANN401 - as above
     return module
 
 
-def _config(one: ServedVersion, wish: spec.BertDeploymentSpec, backend: str) -> Any:  # noqa: ANN401 - as above
-    messages = _messages()
+def _config(mount: Mount, wish: spec.BertDeploymentSpec, backend: str) -> Any:  # noqa: ANN401 - as above
+    messages, one = _messages(), mount.served
     serving, report = one.model.serving, one.artifact.report
     config = messages.ModelConfig(
-        name=one.server_name,
+        name=mount.name,
         backend=backend,
         max_batch_size=serving.max_batch_size,
         default_model_filename=names.ONNX_FILE,

@@ -28,7 +28,7 @@ def request(*, pvc: str | None = None, repo: str | None = None, revision: str = 
     source: dict[str, Any] = {"pvc": {"claimName": "models"} | ({"path": pvc} if pvc else {})}
     if repo is not None:
         source = {"huggingFace": {"repo": repo, "revision": revision}}
-    wish = {"task": "feature-extraction", "maxSequenceLength": 16, **build}
+    wish = {"task": "feature-extraction", "format": "onnx", "maxSequenceLength": 16, **build}
     return BuildRequest.model_validate({"requestKey": "k1", "model": "m", "version": 1, "build": wish, **source})
 
 

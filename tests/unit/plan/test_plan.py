@@ -105,6 +105,14 @@ class TestTheGoodWay:
             "readOnly": True,
         }
 
+    def test_clients_are_told_where_to_ask(self) -> None:
+        world = a_world(settled=True)
+
+        endpoint = world.bert()["status"]["endpoint"]
+        assert endpoint["http"] == "http://minilm.team.svc:8000"
+        assert endpoint["grpc"] == "minilm.team.svc:8001"
+        assert endpoint["metrics"] == "http://minilm.team.svc:8002/metrics"
+
     def test_every_turn_is_told_once(self) -> None:
         world = a_world()
         told = [note.reason for plan in world.settle(SETTINGS) for note in plan.notes]
@@ -372,6 +380,17 @@ class TestRefusals:
         [
             ({"hardware": {"profile": "h100"}}, "Unsupported", "spec.hardware.profile: 'h100'"),
             ({"server": {"type": "triton", "release": "22.05"}}, "Unsupported", "release"),
+            (
+                {"models": [builders.model(build={"task": "feature-extraction", "format": "mar"})]},
+                "Unsupported",
+                "spec.models[0].build.format is 'mar', which triton doesn't serve on hardware profile 'cpu': write one "
+                "of auto, onnx",
+            ),
+            (
+                {"models": [builders.model(build={"task": "feature-extraction", "framework": "tensorflow"})]},
+                "Unsupported",
+                "set images.tensorflow in the operator's chart",
+            ),
             ({"models": []}, "InvalidSpec", "spec.models"),
             ({"server": {"type": "triton", "typo": 1}}, "InvalidSpec", "spec.server.typo"),
         ],

@@ -19,15 +19,16 @@ def pod(init: list[Any] | None = None, main: list[Any] | None = None, **status: 
 @pytest.mark.parametrize(
     ("init", "stage"),
     [
-        ([], "fetch"),
+        ([], ""),
         ([b.running("fetch")], "fetch"),
         ([b.terminated("fetch"), b.running("inspect")], "inspect"),
-        ([b.terminated(step) for step in ("fetch", "inspect", "convert", "compare")], "publish"),
+        ([b.terminated(step) for step in ("fetch", "inspect", "answer", "convert", "compare")], "publish"),
         ([b.terminated("fetch"), b.terminated("inspect", 65)], "inspect"),
     ],
 )
 def test_the_stage_is_the_first_step_that_has_not_gone_well(init: list[Any], stage: str) -> None:
-    assert pod_state.stage(pod(init)) == stage
+    main = [b.waiting("publish")] if init else []
+    assert pod_state.stage(pod(init, main)) == stage
 
 
 def test_a_report_survives_the_way_through_the_termination_message() -> None:

@@ -15,7 +15,7 @@ def key(*, model: dict[str, Any] | None = None, image: str = "build:1", **change
     plain = builders.bert(spec={"models": [builders.model(**(model or {}))]} | spec_changes)["spec"]
     spec = api.BertDeploymentSpec.model_validate(plain)
     (one,) = spec.models
-    return request_key(spec, one, one.versions[0], **(arguments | changes))
+    return request_key(spec, one.build, one.versions[0], **(arguments | changes))
 
 
 SOURCE = {"pvc": {"claimName": "models", "path": "other"}}

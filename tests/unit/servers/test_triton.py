@@ -20,7 +20,7 @@ def test_each_release_gets_its_own_backend(make: Make) -> None:
     for release, backend in (("24.10-cpu", "onnxruntime_python"), ("26.08", "onnxruntime")):
         wish, served = make(server={"release": release})
         files = TRITON.container(served, wish, builders.settings()).files
-        assert triton_config.parse(files["minilm/config.pbtxt"].text).backend == backend
+        assert triton_config.parse(files["/models/minilm/config.pbtxt"].text).backend == backend
 
 
 def test_config_files_have_distinct_keys_that_a_config_map_takes(make: Make) -> None:
@@ -29,7 +29,7 @@ def test_config_files_have_distinct_keys_that_a_config_map_takes(make: Make) -> 
 
     files = TRITON.container(served, wish, builders.settings()).files
 
-    assert sorted(files) == ["minilm-v1/config.pbtxt", "minilm/config.pbtxt", "other/config.pbtxt"]
+    assert set(files) == {f"/models/{name}/config.pbtxt" for name in ("minilm", "minilm-v1", "other")}
     assert sorted(file.key for file in files.values()) == [
         "minilm-v1.config.pbtxt",
         "minilm.config.pbtxt",
@@ -67,7 +67,7 @@ def test_liveness_waits_for_the_start_and_traffic_for_all_models(make: Make) -> 
     probes = {"startup": made.startup_probe, "readiness": made.readiness_probe, "liveness": made.liveness_probe}
     paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
     assert paths == {"startup": "/v2/health/ready", "readiness": "/v2/health/ready", "liveness": "/v2/health/live"}
-    assert all(probe["httpGet"]["port"] in TRITON.ports for probe in probes.values())
+    assert all(probe["httpGet"]["port"] in TRITON.ports.by_name for probe in probes.values())
     assert made.startup_probe["periodSeconds"] * made.startup_probe["failureThreshold"] >= 120
 
 
@@ -109,14 +109,6 @@ def test_arguments_reach_the_server_untouched_by_the_shell(make: Make, tmp_path:
     assert lines[0].startswith("--http-restricted-api=model-repository,shared-memory,trace,logging:bertops-key=")
     assert len(lines[0].rpartition("=")[2]) == 36
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tritonserver"]
-
-
-def test_endpoints_name_the_service() -> None:
-    endpoint = TRITON.endpoints("minilm", "team")
-
-    assert endpoint.http == "http://minilm.team.svc:8000"
-    assert endpoint.grpc == "minilm.team.svc:8001"
-    assert endpoint.metrics == "http://minilm.team.svc:8002/metrics"
 
 
 def test_what_the_settings_have_is_supported(make: Make) -> None:

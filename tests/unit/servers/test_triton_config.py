@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bert_operator.api.report import TensorSpec
 from bert_operator.servers import triton_config
+from bert_operator.servers.triton import mount
 from support import builders
 
 from .conftest import Make, make
@@ -42,18 +43,18 @@ def servings(draw: st.DrawFn) -> dict[str, Any]:
 
 def build(serving: dict[str, Any], inputs: list[TensorSpec], outputs: list[TensorSpec]) -> tuple[Any, Any]:
     wish, served = make(builders.model(serving=serving), report={"inputs": inputs, "outputs": outputs})
-    return served[0], triton_config.parse(triton_config.render(served[0], wish, "onnxruntime"))
+    return served[0], triton_config.parse(triton_config.render(mount(served[0]), wish, "onnxruntime"))
 
 
 @given(servings(), tensors, tensors)
 def test_any_tensor_name_stays_a_name(
     serving: dict[str, Any], inputs: list[TensorSpec], outputs: list[TensorSpec]
 ) -> None:
-    one, config = build(serving, inputs, outputs)
+    _, config = build(serving, inputs, outputs)
 
     assert [(tensor.name, list(tensor.dims)) for tensor in config.input] == [(t.name, t.dims) for t in inputs]
     assert [(tensor.name, list(tensor.dims)) for tensor in config.output] == [(t.name, t.dims) for t in outputs]
-    assert config.name == one.server_name == "minilm"
+    assert config.name == "minilm"
     assert list(config.version_policy.specific.versions) == [1]
     assert config.max_batch_size == serving["maxBatchSize"]
     assert [(group.count, group.kind) for group in config.instance_group] == [(serving["instances"], 2)]  # KIND_CPU
@@ -66,7 +67,7 @@ def test_a_tensor_name_that_looks_like_configuration_is_only_a_name(make: Make) 
     hostile = 'x" }] backend: "python" parameters { key: "a'
     wish, served = make(report={"inputs": [TensorSpec(name=hostile, dtype="INT64", dims=[-1])]})
 
-    config = triton_config.parse(triton_config.render(served[0], wish, "onnxruntime"))
+    config = triton_config.parse(triton_config.render(mount(served[0]), wish, "onnxruntime"))
 
     assert config.backend == "onnxruntime"
     assert config.input[0].name == hostile
@@ -78,7 +79,7 @@ def test_warm_ups_cover_every_bucket_with_the_smallest_and_the_largest_batch(mak
     )
     wish, served = make(model)
 
-    config = triton_config.parse(triton_config.render(served[0], wish, "onnxruntime"))
+    config = triton_config.parse(triton_config.render(mount(served[0]), wish, "onnxruntime"))
 
     shapes = [(sample.batch_size, dict(sample.inputs)["input_ids"].dims[0]) for sample in config.model_warmup]
     assert shapes == [(1, 32), (16, 32), (1, 64), (16, 64)]
@@ -90,11 +91,11 @@ def test_other_versions_have_names_of_their_own(make: Make) -> None:
     versions = [{"version": number, "source": {"pvc": {"claimName": "c"}}} for number in (3, 7)]
     wish, served = make(builders.model(versions=versions, defaultVersion=7))
 
-    configs = [triton_config.parse(triton_config.render(one, wish, "onnxruntime")) for one in served]
+    configs = [triton_config.parse(triton_config.render(mount(one), wish, "onnxruntime")) for one in served]
 
     assert [config.name for config in configs] == ["minilm-v3", "minilm"]
     assert [list(config.version_policy.specific.versions) for config in configs] == [[3], [7]]
-    assert [one.mount_path for one in served] == ["/models/minilm-v3/3", "/models/minilm/7"]
+    assert [mount(one).path for one in served] == ["/models/minilm-v3/3", "/models/minilm/7"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_other_versions_have_names_of_their_own(make: Make) -> None:
 def test_threads_share_the_cpu_limit(make: Make, limits: dict[str, str], instances: int, threads: str) -> None:
     wish, served = make(builders.model(serving={"instances": instances}), server={"resources": {"limits": limits}})
 
-    config = triton_config.parse(triton_config.render(served[0], wish, "onnxruntime"))
+    config = triton_config.parse(triton_config.render(mount(served[0]), wish, "onnxruntime"))
 
     assert config.parameters["intra_op_thread_count"].string_value == threads
 
@@ -113,6 +114,7 @@ def test_rendering_pulls_in_neither_grpc_nor_numpy() -> None:
     program = """
 import sys
 from bert_operator.servers import triton_config
+from bert_operator.servers.triton import mount
 triton_config.parse('name: "m"')
 print(sorted({"grpc", "numpy", "tritonclient"} & set(sys.modules)))
 """
@@ -128,7 +130,7 @@ def test_it_lives_beside_the_whole_client_in_one_process(make: Make) -> None:
 
     wish, served = make()
     theirs = model_config_pb2.ModelConfig.FromString(
-        triton_config.parse(triton_config.render(served[0], wish, "onnxruntime")).SerializeToString()
+        triton_config.parse(triton_config.render(mount(served[0]), wish, "onnxruntime")).SerializeToString()
     )
 
     assert theirs.name == "minilm"

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tritonclient.grpc as triton
 
 from bert_build import ready_server, verify
+from bert_build.clients import Arrays, NotYetError, RefusedError
 from bert_build.failures import BuildError
 from bert_operator.api import names
 from bert_operator.api.report import Manifest, ServedModel
@@ -22,33 +22,28 @@ EXPECTED = np.array([[0.25, 0.75], [0.5, 0.5], [0.1, 0.9]], np.float32)
 class Server:
     """A client of a server that answers what it is told, after some failures."""
 
-    def __init__(self, answer: Any, failures: list[str] | None = None) -> None:
+    def __init__(self, answer: Any, failures: list[Exception] | None = None) -> None:
         self.answer = answer
         self.failures = failures or []
         self.batches: list[int] = []
 
-    def is_model_ready(self, _name: str, _version: str) -> bool:
+    def ready(self, _model: ServedModel) -> bool:
         self.fail()
         return True
 
-    def infer(self, _name: str, inputs: list[Any], _version: str, **_options: Any) -> Any:
+    def infer(self, _model: ServedModel, inputs: Arrays) -> dict[str, Any]:
         self.fail()
-        rows = inputs[0].shape()[0]
+        rows = len(inputs["input_ids"])
         first = sum(self.batches)
         self.batches.append(rows)
-        return Answer(None if self.answer is None else self.answer[first : first + rows])
+        return {} if self.answer is None else {"logits": self.answer[first : first + rows]}
+
+    def close(self) -> None:
+        pass
 
     def fail(self) -> None:
         if self.failures:
-            raise triton.InferenceServerException("no", status=self.failures.pop(0))
-
-
-class Answer:
-    def __init__(self, array: Any) -> None:
-        self.array = array
-
-    def as_numpy(self, _name: str) -> Any:
-        return self.array
+            raise self.failures.pop(0)
 
 
 @pytest.fixture
@@ -79,7 +74,7 @@ def test_matching_answers_are_told_with_figures(model: ServedModel) -> None:
 
 
 def test_a_server_that_comes_and_goes_is_asked_again(model: ServedModel, capsys: pytest.CaptureFixture[str]) -> None:
-    trouble = [f"StatusCode.{name}" for name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAVAILABLE")]
+    trouble: list[Exception] = [NotYetError("no"), NotYetError("busy"), NotYetError("no")]
 
     assert ask(Server(EXPECTED, trouble), model)["version"] == 3
 
@@ -107,8 +102,8 @@ def test_other_answers_fail_with_output_difference_and_limit(model: ServedModel,
 
 def test_a_request_that_the_server_refuses_is_a_mismatch(model: ServedModel) -> None:
     server = Server(EXPECTED)
-    server.is_model_ready = lambda _name, _version: True  # type: ignore[method-assign]
-    server.failures = ["StatusCode.INVALID_ARGUMENT"]
+    server.ready = lambda _model: True  # type: ignore[method-assign]
+    server.failures = [RefusedError("bad shape")]
 
     with pytest.raises(BuildError, match="the server refused a golden request"):
         ask(server, model)
