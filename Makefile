@@ -7,13 +7,13 @@ RUN = PYTHONPATH=$(CURDIR)/operator:$(CURDIR)/build_jobs:$(CURDIR)/tests $(VENV)
 BIN = $(dir $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv
+.PHONY: help bench-mission demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## a real BERT on a real Triton on a real Kubernetes node, from `kubectl apply` to a checked answer
-	@$(PYTHON) -m stages demo
+demo: ## a real BERT on a real Kubernetes node, from `kubectl apply` to a checked answer; SERVER=triton|tfserving|torchserve, TUNE=1
+	@$(PYTHON) -m stages demo --server "$(or $(SERVER),triton)" $(if $(TUNE),--tune)
 
 demo-clean: venv ## remove what `make demo` started; downloads and builds stay cached
 	@$(RUN) -m demo clean
@@ -49,6 +49,9 @@ crds: venv ## generate crds/, the chart's copies and docs/reference.md from bert
 
 lock: venv ## resolve the dependencies anew and write the hashed requirements
 	@$(PYTHON) -m images lock
+
+bench-mission: ## every sample end to end on one cluster; prints one JSON line last
+	@$(PYTHON) -m stages mission
 
 cluster: ## just the local cluster; prints its KUBECONFIG
 	@$(PYTHON) -m localcluster up

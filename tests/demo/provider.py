@@ -4,16 +4,26 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from support.installation import ROOT, Images
+from images.catalog import BASIC
+from support.installation import ROOT, Images, field_of
 from support.kube import CommandError, Kube
 
 NAME: Final = "bert"
-_IMAGE_VARIABLES: Final = {"operator": "IMAGE_OPERATOR", "pytorch": "IMAGE_BUILD", "triton_cpu": "IMAGE_TRITON"}
+_VARIABLES: Final = {
+    "operator": ("IMAGE_OPERATOR", "operator/Dockerfile"),
+    "pytorch": ("IMAGE_BUILD", "build_jobs/pytorch.Dockerfile"),
+    "triton-cpu": ("IMAGE_TRITON", "build_jobs/triton-cpu.Dockerfile"),
+    "tensorflow": ("IMAGE_TENSORFLOW", "build_jobs/tensorflow.Dockerfile"),
+    "tfserving-standin": ("TFSERVING_IMAGE", "TF Serving's own"),
+    "torchserve": ("IMAGE_TORCHSERVE", "build_jobs/torchserve.Dockerfile"),
+    "analyzer": ("IMAGE_ANALYZER", "build_jobs/analyzer.Dockerfile"),
+}
+"""Image -> variable that names it for a cluster that pulls, and where it comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +83,20 @@ def choose(environment: Mapping[str, str]) -> Provider:
     return Provider(name="localcluster")
 
 
-def given_images(environment: Mapping[str, str]) -> Images:
-    """Images for a cluster that we can't load images into.
+def given_images(environment: Mapping[str, str], more: Sequence[str] = ()) -> Images:
+    """Images for a cluster that we can't load images into: the basic ones and `more`.
 
     Raises:
         CommandError: they aren't all named.
     """
-    missing = [variable for variable in _IMAGE_VARIABLES.values() if not environment.get(variable)]
+    wanted = (*BASIC, *more)
+    missing = [_VARIABLES[name] for name in wanted if not environment.get(_VARIABLES[name][0])]
     if missing:
         raise CommandError(
-            f"an existing cluster needs images that its nodes can pull: set {', '.join(missing)} "
-            "(build them from operator/Dockerfile, build_jobs/pytorch.Dockerfile, build_jobs/triton-cpu.Dockerfile)"
+            f"an existing cluster needs images that its nodes can pull: set {', '.join(name for name, _ in missing)} "
+            f"(build them from {', '.join(source for _, source in missing)})"
         )
-    return Images(**{field: environment[variable] for field, variable in _IMAGE_VARIABLES.items()})
+    return Images(**{field_of(name): environment[_VARIABLES[name][0]] for name in wanted})
 
 
 def _run(*command: str) -> None:

@@ -5,13 +5,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from demo import ask
 from e2e import berts
 from e2e.load import steady_load
-from support.installation import Images, change_file, loader_pod, wait_ready
+from support import answers
+from support.installation import Images, change_file, wait_ready
 from support.kube import Kube, wait_for
 
 SENTENCES = ("A pod is the smallest unit.", "BERT reads both ways, and pads short rows.", "Yes.")
@@ -27,14 +26,10 @@ def served(kube: Kube) -> dict[str, Any]:
 
 def test_it_answers_like_the_source_model(kube: Kube, served: dict[str, Any], images: Images, model: Path) -> None:
     assert served["status"]["summary"]["stage"] == "Ready"
-    ids = ask.tokens(model, SENTENCES)
-    with kube.port_forward("service/minilm", 8001) as address:
-        answer = ask.endpoint(address, "minilm", "last_hidden_state", ids)
-    with loader_pod(kube, images.pytorch, "models", "judge") as pod:
-        truth = ask.source_model(kube, pod, f"/data/{model.name}", "feature-extraction", ids)
-    source = np.array(truth["last_hidden_state"], dtype=np.float32)
-    assert answer.shape == (3, ids["input_ids"].shape[1], 384)
-    assert ask.worst_cosine(answer, source, ids["attention_mask"]) >= MIN_COSINE
+    ids = answers.tokens(model, SENTENCES)
+    match = answers.compare(kube, images, answers.Sample.of(served), ids)
+    assert match.answer.shape == (3, ids["input_ids"].shape[1], 384)
+    assert match.cosine >= MIN_COSINE
 
 
 def test_users_see_it_in_kubectl(kube: Kube, served: dict[str, Any]) -> None:

@@ -19,7 +19,16 @@ DOCKERFILES: Final = {
     "pytorch": "build_jobs/pytorch.Dockerfile",
     "tensorflow": "build_jobs/tensorflow.Dockerfile",
     "triton-cpu": "build_jobs/triton-cpu.Dockerfile",
+    "analyzer": "build_jobs/analyzer.Dockerfile",
 }
+BASIC: Final = ("operator", "pytorch", "triton-cpu")
+"""Images without which nothing works; the others belong to one server or one kind of source."""
+FOR_SERVER: Final = {
+    "triton": (),
+    "tfserving": ("tensorflow", "tfserving-standin"),
+    "torchserve": ("torchserve",),
+}
+"""Server -> images that it takes beside the basic ones."""
 _REQUIREMENTS: Final = "requirements.txt"
 _REPOSITORY: Final = "localhost/bert-operator"
 

@@ -47,7 +47,21 @@ class Lock:
 
 LOCKS: Final = (
     Lock("operator/requirements.txt", "pyproject.toml", ("3.13",), _TRIXIE),
-    Lock("build_jobs/pytorch-requirements.txt", "build_jobs/pytorch-requirements.in", ("3.13",), _TRIXIE),
+    Lock(
+        "build_jobs/pytorch-requirements.txt",
+        "build_jobs/pytorch-requirements.in",
+        ("3.13",),
+        _TRIXIE,
+        alone=("torch-model-archiver",),
+    ),
+    Lock(
+        "build_jobs/torchserve-requirements.txt",
+        "build_jobs/torchserve-requirements.in",
+        ("3.13",),
+        _TRIXIE,
+        constraints=("build_jobs/pytorch-requirements.txt",),
+        alone=("torchserve", "tokenizers"),
+    ),
     Lock(
         "build_jobs/triton-cpu-requirements.txt",
         "build_jobs/triton-cpu-requirements.in",
@@ -61,6 +75,13 @@ LOCKS: Final = (
         ("3.13",),
         _TRIXIE[:1],
         alone=("tensorflow-cpu", "tensorflow-serving-api"),
+    ),
+    Lock(
+        "build_jobs/analyzer-requirements.txt",
+        "build_jobs/analyzer-requirements.in",
+        ("3.13",),
+        _TRIXIE[:1],  # perf_analyzer is a program for x86_64 alone
+        alone=("triton-model-analyzer",),
     ),
     Lock("tests/requirements.txt", "pyproject.toml", ("3.11", "3.12", "3.13"), _DEVELOPERS, extras=("demo", "dev")),
     Lock(

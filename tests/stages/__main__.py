@@ -11,24 +11,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from images import catalog
 from stages.graph import Result, Runner, Step, counts, table
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PYTHON: Final = sys.executable
-TIERS: Final = ("check", "unit", "build", "triton", "cluster", "e2e")
-"""Steps of `make test` that run tests; the first is lint, types and layers."""
 
 
 def main() -> int:
     """Run a recipe; print the timing table and, last, one JSON line."""
     parser = argparse.ArgumentParser(prog="python3 -m stages")
-    parser.add_argument("recipe", choices=("demo", "test", "venv"))
-    recipe = parser.parse_args().recipe
+    parser.add_argument("recipe", choices=("demo", "mission", "test", "venv"))
+    parser.add_argument("--server", choices=sorted(catalog.FOR_SERVER), default="triton", help="of the demo")
+    parser.add_argument("--tune", action="store_true", help="let the demo measure a plan and apply it")
+    chosen = parser.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT / "tests")
-    if recipe == "venv":
-        print(venv_python())
-        return 0
-    return {"demo": _demo, "test": _test}[recipe]()
+    match chosen.recipe:
+        case "venv":
+            print(venv_python())
+            return 0
+        case "demo":
+            return _demo(chosen.server, tune=chosen.tune)
+        case "mission":
+            return _mission()
+        case _:
+            return _test()
 
 
 def cache() -> Path:
@@ -49,13 +56,13 @@ def _triton() -> Path:
     return cache() / f"triton-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
 
 
-def _ground() -> list[Step]:
-    """What both recipes stand on; nothing here waits for what it doesn't need."""
+def _ground(*images: str) -> list[Step]:
+    """What all recipes stand on; nothing here waits for what it doesn't need. Without names, all images are built."""
     return [
         Step(name="prerequisites", command=_tool("localcluster", "prerequisites", "--install")),
         Step(name="venv", command=_tool("stages.venv")),
         Step(name="binaries", command=_tool("localcluster", "build-binaries"), after=("prerequisites",)),
-        Step(name="images", command=_tool("images", "build"), after=("prerequisites",)),
+        Step(name="images", command=_tool("images", "build", *images), after=("prerequisites",)),
         Step(name="model", command=_tool("images", "fixture", "minilm")),
     ]
 
@@ -64,22 +71,43 @@ def _model() -> Path:
     return cache() / "models" / "all-MiniLM-L6-v2"
 
 
-def _demo() -> int:
+def _demo(server: str, *, tune: bool) -> int:
     figures = cache() / "demo-figures.json"
     figures.unlink(missing_ok=True)
-    serve = _demo_step("serve", "--model", str(_model()), "--figures", str(figures))
+    chosen = ("--server", server, *(("--tune",) if tune else ()))
+    more = (*catalog.FOR_SERVER[server], *(("analyzer",) if tune else ()))
+    serve = ("serve", *chosen, "--model", str(_model()), "--figures", str(figures))
     steps = [
-        *_ground(),
-        Step(name="cluster", command=_demo_step("up"), after=("binaries", "venv")),
-        Step(name="load-images", command=_demo_step("load"), after=("cluster", "images")),
-        Step(name="install", command=_demo_step("install"), after=("load-images",)),
-        Step(name="serve", command=serve, after=("install", "model"), live=True),
+        *_ground(*catalog.BASIC, *more),
+        _demo_step("cluster", "up", after=("binaries", "venv")),
+        _demo_step("load-images", "load", *chosen, after=("cluster", "images")),
+        _demo_step("install", "install", *chosen, after=("load-images",)),
+        _demo_step("serve", *serve, after=("install", "model"), live=True),
     ]
     cold = not venv_python().exists()
     results, seconds = _run(steps, "demo")
     told = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
     print(json.dumps({"demo": {"seconds": round(seconds, 1), "cold": cold, **told}}))
     return _code(results)
+
+
+def _mission() -> int:
+    """Every sample, end to end, on one cluster of its own."""
+    steps = [
+        *_ground(),
+        Step(
+            name="mission",
+            command=[str(venv_python()), "-m", "bench.mission", "--model", str(_model())],
+            after=("binaries", "venv", "images", "model"),
+            live=True,
+            env=_paths(),
+        ),
+    ]
+    return _code(_run(steps, "mission")[0])
+
+
+def _paths() -> dict[str, str]:
+    return {"PYTHONPATH": ":".join(str(ROOT / folder) for folder in ("operator", "build_jobs", "tests"))}
 
 
 def _test() -> int:
@@ -89,7 +117,9 @@ def _test() -> int:
     steps = [
         *_ground(),
         Step(name="check", command=["make", "--no-print-directory", "check"], after=("venv",)),
-        Step(name="unit", command=[*pytest, "tests/unit", "tests/golden"], after=("venv", "binaries")),
+        Step(name="unit", command=[*pytest, "tests/unit"], after=("venv",)),
+        # The chart's golden files need helm.
+        Step(name="golden", command=[*pytest, "tests/golden"], after=("venv", "binaries")),
         Step(
             name="build", command=_tool("images", "run", "pytorch", *inside, "tests/build"), after=("images", "check")
         ),
@@ -97,7 +127,7 @@ def _test() -> int:
             name="triton-server",
             command=[str(venv_python()), "-m", "support.real_triton", str(_triton())],
             after=("venv",),
-            env={"PYTHONPATH": ":".join(str(ROOT / folder) for folder in ("operator", "build_jobs", "tests"))},
+            env=_paths(),
         ),
         Step(
             name="triton",
@@ -105,7 +135,7 @@ def _test() -> int:
             after=("triton-server", "check", "build"),
             env={"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")},
         ),
-        Step(name="cluster", command=[*pytest, "tests/cluster"], after=("binaries", "unit")),
+        Step(name="cluster", command=[*pytest, "tests/cluster"], after=("binaries", "unit", "golden")),
         Step(
             name="e2e",
             command=[*pytest, "tests/e2e"],
@@ -157,8 +187,9 @@ def _tool(module: str, *arguments: str) -> list[str]:
     return [PYTHON, "-m", module, *arguments]
 
 
-def _demo_step(*arguments: str) -> list[str]:
-    return [str(venv_python()), "-m", "demo", *arguments]
+def _demo_step(name: str, *arguments: str, after: tuple[str, ...], live: bool = False) -> Step:
+    command = [str(venv_python()), "-m", "demo", *arguments]
+    return Step(name=name, command=command, after=after, live=live, env=_paths())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import yaml
 
+from images.catalog import BASIC
 from support.kube import Kube, condition, wait_for
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -21,15 +22,22 @@ CHART: Final = ROOT / "charts" / "bert-operator"
 SYSTEM_NAMESPACE: Final = "bert-system"
 RELEASE: Final = "bert-operator"
 TRITON_RELEASE: Final = "24.10-cpu"
+TFSERVING_RELEASE: Final = "2.20.0"
+TORCHSERVE_RELEASE: Final = "0.12.0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """References of the images built from this tree."""
+    """References of the images built from this tree; empty where one isn't wanted."""
 
     operator: str
     pytorch: str
     triton_cpu: str
+    tensorflow: str = ""
+    torchserve: str = ""
+    tfserving: str = ""
+    """A stand-in built from tests/support, or the real TF Serving named by TFSERVING_IMAGE."""
+    analyzer: str = ""
 
     def values(self) -> dict[str, Any]:
         """Helm values that make the chart use them."""
@@ -39,17 +47,32 @@ class Images:
         }
         # Two cores must hold the operator, two servers during a rollout, and a build.
         build = {"resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}}
-        return {"images": {"operator": self.operator, "build": self.pytorch}, "triton": triton, "build": build}
+        images = {"operator": self.operator, "build": self.pytorch, "tensorflow": self.tensorflow}
+        values: dict[str, Any] = {"images": images, "triton": triton, "build": build}
+        for server, release, image in (
+            ("tfserving", TFSERVING_RELEASE, self.tfserving),
+            ("torchserve", TORCHSERVE_RELEASE, self.torchserve),
+        ):
+            if image:
+                values[server] = {"defaultRelease": release, "releases": {release: {"image": image}}}
+        return values
 
 
-def built_images() -> tuple[Images, list[Path]]:
-    """Build what changed; the references and the archives to load on the nodes."""
-    command = [sys.executable, "-m", "images", "build", "operator", "pytorch", "triton-cpu"]
+def built_images(*more: str) -> tuple[Images, list[Path]]:
+    """Build what changed of the basic images and `more`; the references and the archives to load on the nodes."""
+    given = {"tfserving-standin": os.environ.get("TFSERVING_IMAGE", "")}
+    wanted = [name for name in (*BASIC, *more) if not given.get(name)]
+    command = [sys.executable, "-m", "images", "build", *dict.fromkeys(wanted)]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     lines = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     rows = [line.split("\t") for line in lines]
-    tags = {name.replace("-", "_"): tag for name, tag, _ in rows}
-    return Images(**tags), [Path(archive) for _, _, archive in rows]
+    tags = {name: tag for name, tag, _ in rows} | {name: given[name] for name in more if given.get(name)}
+    return Images(**{field_of(name): tag for name, tag in tags.items()}), [Path(archive) for _, _, archive in rows]
+
+
+def field_of(image: str) -> str:
+    """The field of Images that holds an image's reference."""
+    return image.removesuffix("-standin").replace("-", "_")
 
 
 def install_operator(kube: Kube, images: Images, *, hub: str = "", **values: Any) -> None:

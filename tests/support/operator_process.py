@@ -32,6 +32,7 @@ RULES: Final = (
     ("bertops.dev", ("bertdeployments/status",), ("patch",)),
     ("bertops.dev", ("bertartifacts",), ("list", "watch", "create", "patch", "delete")),
     ("apps", ("deployments",), ("list", "watch", "create", "patch", "delete")),
+    ("autoscaling", ("horizontalpodautoscalers",), ("list", "watch", "create", "patch", "delete")),
     ("batch", ("jobs",), ("list", "watch", "create", "patch", "delete")),
     ("", ("configmaps",), ("list", "watch", "create", "patch", "delete")),
     ("", ("persistentvolumeclaims",), ("list", "watch", "create", "patch")),

@@ -48,7 +48,7 @@ def put(path: str, value: Any) -> Mutation:
         here: Any = resource
         for step in way:
             here = here[int(step)] if step.isdigit() else here.setdefault(step, {})
-        here[int(last) if last.isdigit() else last] = value
+        here[int(last) if last.isdigit() else last] = copy.deepcopy(value)  # another mutation may change it
 
     return mutate
 
@@ -144,6 +144,30 @@ VERSIONS = [
         says="with more than one version, set defaultVersion",
     ),
     _bad("default-is-none-of-them", put(f"{FIRST}.defaultVersion", 7), says="defaultVersion must be one of versions"),
+    _bad(
+        "labels-of-triton",
+        put(f"{FIRST}.versions.0.labels", ["production"]),
+        says="versions[].labels are TF Serving's: remove them, or write `server: {type: tfserving}`",
+    ),
+    _bad(
+        "label-of-two-versions",
+        put("spec.server.type", "tfserving"),
+        put("spec.models", [model("a", 1, 2, defaultVersion=2)]),
+        put(f"{FIRST}.versions.0.labels", ["production"]),
+        put(f"{FIRST}.versions.1.labels", ["test", "production"]),
+        says="a label can stand for one version of a model only: remove it from the others",
+    ),
+    *[
+        _bad(
+            f"label-{number}",
+            put("spec.server.type", "tfserving"),
+            put(f"{FIRST}.versions.0.labels", labels),
+            says="versions[0].labels",
+        )
+        for number, labels in enumerate(
+            [[""], ["a b"], ["a-b"], ["a/b"], ["a:b"], ['a"'], ["a\n"], ["ü"], ["a" * 64], ["a", "a"], ["a"] * 9]
+        )
+    ],
 ]
 
 SOURCES = [
@@ -258,6 +282,30 @@ SERVERS = [
         ],
         "extraArgs takes --flag=value entries of these flags only",
     ),
+    *[
+        _bad(
+            f"tfserving-flag-{number}",
+            put("spec.server.type", "tfserving"),
+            put("spec.server.extraArgs", [flag]),
+            says="these flags only: --rest_api_num_threads",
+        )
+        for number, flag in enumerate(
+            [
+                "--model_config_file=/x",
+                "--model_base_path=/x",
+                "--port=1",
+                "--rest_api_port=1",
+                "--grpc_socket_path=/tmp/s",
+                "--platform_config_file=/x",
+                "--enable_batching=false",
+                "--enable_profiler=true",
+                "--rest_api_num_threads",
+                "--grpc_max_threads=1\n--port=1",
+                "--log-verbose=1",
+                "x",
+            ]
+        )
+    ],
     *_each(
         "cpu", "spec.server.resources.limits.cpu", ["-1", "two", "1 ", "", "1e3", 0.5, "1Kb"], "resources.limits.cpu"
     ),
@@ -355,6 +403,14 @@ GOOD: dict[str, tuple[Mutation, ...]] = {
     "hub-branch-with-slash": (put(SOURCE, {"huggingFace": {"repo": "bert", "revision": "refs/pr/12"}}),),
     "root-of-a-claim": (put(SOURCE, {"pvc": {"claimName": "models"}}),),
     "two-versions": (put("spec.models", [model("bert", 1, 2, defaultVersion=2)]),),
+    "labels": (
+        put("spec.server", {"type": "tfserving", "extraArgs": ["--grpc_max_threads=64"]}),
+        put("spec.models", [model("bert", 1, 2, defaultVersion=2), model("other")]),
+        put(f"{FIRST}.versions.0.labels", ["stable", "production", "Prod_1"]),
+        put(f"{FIRST}.versions.1.labels", ["test"]),
+        put("spec.models.1.versions.0.labels", ["production"]),
+    ),
+    "no-label-is-no-label": (put(f"{FIRST}.versions.0.labels", []),),
     "names-that-only-look-alike": (
         put("spec.models", [model("bert", 1, 2, defaultVersion=2), model("bert-vision"), model("bert-large-v2")]),
     ),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_operator.servers import quantities, triton_sizing
+from bert_operator.servers import quantities, sizing, triton_sizing
 from support import builders
 
 from .conftest import Make, make
@@ -123,4 +123,4 @@ def test_a_slow_start_gets_the_time_it_needs(make: Make) -> None:
 def test_the_cpu_limit_is_the_users_or_never_below_their_request(make: Make) -> None:
     wish, _ = make(server={"resources": {"requests": {"cpu": "6"}}})
 
-    assert triton_sizing.cpu_limit(wish) == quantities.parse("6")
+    assert sizing.cpu_limit(wish) == quantities.parse("6")

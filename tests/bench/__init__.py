@@ -1,0 +1,1 @@
+"""Measurements: what a user would feel, each run by `make bench-NAME`."""
