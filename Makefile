@@ -7,7 +7,7 @@ RUN = PYTHONPATH=$(CURDIR)/operator:$(CURDIR)/build_jobs:$(CURDIR)/tests $(VENV)
 BIN = $(dir $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-mission demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv
+.PHONY: help bench-mission demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv tensorrt-api
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ lock: venv ## resolve the dependencies anew and write the hashed requirements
 
 bench-mission: ## every sample end to end on one cluster; prints one JSON line last
 	@$(PYTHON) -m stages mission
+
+tensorrt-api: venv ## hold the compile script against the real TensorRT 10 and 11 (1.1 GB, no GPU needed; not in `make test`)
+	@FOLDER=$$($(PYTHON) -m images.tensorrt_libraries) && BERTOPS_TENSORRT="$$FOLDER" $(RUN) -m pytest -q tests/tensorrt
 
 cluster: ## just the local cluster; prints its KUBECONFIG
 	@$(PYTHON) -m localcluster up

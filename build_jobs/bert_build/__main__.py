@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
-JOB_STEPS: Final = ("fetch", "inspect", "answer", "convert", "compare", "publish")
+JOB_STEPS: Final = ("fetch", "inspect", "answer", "convert", "compare", "publish", "stage")
 COMMANDS: Final = {
     "preflight": "bert_build.preflight",
     "verify": "bert_build.verify",
     "reference": "bert_build.reference",
+    "profile": "bert_build.profile",
 }
 """Each holds `main(arguments) -> exit code`."""
 

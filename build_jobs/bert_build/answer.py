@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from bert_build import config_checks, figures, formats, progress, pvc, recorded, samples, selection
+from bert_build import config_checks, figures, formats, progress, pvc, recorded, samples, selection, texts
 from bert_build.failures import BuildError
 from bert_build.job import Job
 from bert_build.recorded import Recorded
@@ -38,7 +38,8 @@ def run(job: Job, state: State) -> State:
     progress.say("answer", f"token ids: {origin}")
     build = job.request.build
     model: Source = importlib.import_module(formats.SOURCES[build.framework]).load(job.model, build.task)
-    wanted = list(samples.comparison(supply, build))
+    words = list(texts.samples(job.model, build)) if formats.recipe(build).texts else []
+    wanted = [*samples.comparison(supply, build), *words]
     answers: list[Recorded] = []
     for number, sample in enumerate(wanted, start=1):
         answers.append(_asked(model.answer, sample))
@@ -47,7 +48,7 @@ def run(job: Job, state: State) -> State:
     warnings = _blind_spots(model.answer, answers, recorded.limits(build, answers), supply.types)
     for warning in warnings:
         progress.say("answer", f"warning: {warning}")
-    golden = [_asked(model.answer, sample) for sample in samples.golden(supply, build)]
+    golden = [_asked(model.answer, sample) for sample in (*samples.golden(supply, build), *words)]
     _write_golden(job, golden)
     pvc.unchanged(state)
     return state.model_copy(update={"warnings": warnings})

@@ -1,6 +1,6 @@
-"""Which tensors a BERT checkpoint must hold, so that nothing is initialised by chance. Called by inspect. Pure."""
+"""Which tensors a BERT checkpoint must hold, so that nothing is initialised by chance. Called by inspect; pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from bert_build.config_checks import CLASSIFIER, Config
@@ -56,6 +56,19 @@ def check(found: Mapping[str, Tensor], config: Config, task: Task) -> int:
     return sum(tensor.elements for tensor in present.values())
 
 
+def stored_name(found: Collection[str], name: str) -> str | None:
+    """How a checkpoint that holds the names `found` calls a tensor of `expected`; None if it lacks it."""
+    candidates = [name]
+    for new, old in _OLD_NAMES.items():
+        if name.endswith(new):
+            candidates.append(name.removesuffix(new) + old)
+    for candidate in candidates:
+        for full in (_BASE + candidate, candidate):
+            if full in found:
+                return full
+    return None
+
+
 def _layer(prefix: str, config: Config) -> dict[str, Shape]:
     hidden, inner = config.hidden_size, config.intermediate_size
     return {
@@ -79,15 +92,8 @@ def _norm(prefix: str, width: int) -> dict[str, Shape]:
 
 
 def _find(found: Mapping[str, Tensor], name: str) -> Tensor | None:
-    candidates = [name]
-    for new, old in _OLD_NAMES.items():
-        if name.endswith(new):
-            candidates.append(name.removesuffix(new) + old)
-    for candidate in candidates:
-        for full in (_BASE + candidate, candidate):
-            if full in found:
-                return found[full]
-    return None
+    known = stored_name(found, name)
+    return found[known] if known is not None else None
 
 
 def _refuse_missing(missing: list[str], found: Mapping[str, Tensor], task: Task) -> None:

@@ -7,11 +7,13 @@ from pydantic import BaseModel as PydanticModel
 from pydantic import ConfigDict, Field, ValidationError
 
 from bert_build.failures import BuildError
-from bert_operator.api.spec import Build, Task
+from bert_operator.api.spec import Build, Format, Framework, Task
 
 SUPPORTED: Final = ("bert",)
 """Values of model_type that are built; each needs a layout in bert_layout."""
 CLASSIFIER: Final = "BertForSequenceClassification"
+ACTIVATIONS: Final = ("gelu", "gelu_new", "relu")
+"""Values of hidden_act that to_savedmodel writes; transformers' names."""
 
 
 class Config(PydanticModel):
@@ -28,6 +30,8 @@ class Config(PydanticModel):
     intermediate_size: int = Field(3072, ge=1)
     max_position_embeddings: int = Field(512, ge=1)
     type_vocab_size: int = Field(2, ge=1)
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = Field(1e-12, gt=0)
     pad_token_id: int | None = 0
     position_embedding_type: str | None = "absolute"
     id2label: dict[str, str] | None = None
@@ -64,6 +68,8 @@ def check(text: bytes, build: Build) -> Config:
             "Correct the file.",
         ) from error
     _check_shape(config, build)
+    if build.format is Format.SAVEDMODEL and build.framework is Framework.PYTORCH:
+        _check_activation(config)
     if build.task is Task.SEQUENCE_CLASSIFICATION:
         _check_head(config)
     return config
@@ -135,6 +141,17 @@ def _check_shape(config: Config, build: Build) -> None:
             f"build.maxSequenceLength is {build.max_sequence_length}, the model knows only "
             f"{config.max_position_embeddings} positions (max_position_embeddings).",
             f"Set build.maxSequenceLength to at most {config.max_position_embeddings}.",
+        )
+
+
+def _check_activation(config: Config) -> None:
+    """TensorFlow's BERT is written by hand here: other formats get the source's own activation."""
+    if config.hidden_act not in ACTIVATIONS:
+        raise BuildError(
+            "UnsupportedModel",
+            f"config.json has hidden_act {config.hidden_act[:60]!r}; build.format savedmodel knows "
+            f"{', '.join(ACTIVATIONS)}.",
+            "Serve this model by Triton or TorchServe (server.type), which take any activation.",
         )
 
 

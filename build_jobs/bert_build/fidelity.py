@@ -14,6 +14,7 @@ from bert_build.samples import Arrays, Sample
 from bert_build.state import State
 from bert_operator.api import names
 from bert_operator.api.report import FidelityFigures, TensorSpec
+from bert_operator.api.spec import Build
 
 
 class Session(Protocol):
@@ -28,23 +29,27 @@ class Session(Protocol):
 
 def run(job: Job, state: State) -> State:
     """Compare, and put the golden requests beside the artifact."""
-    module = importlib.import_module(formats.recipe(job.request.build).module)
+    recipe = formats.recipe(job.request.build)
+    module = importlib.import_module(recipe.session or recipe.module)
     session: Session = module.open_session(job.artifact)
-    found = _compare(job, recorded.load(job.work / recorded.FILE), session)
+    found = compare(job.request.build, recorded.load(job.work / recorded.FILE), session)
     shutil.copyfile(job.work / names.GOLDEN_FILE, job.artifact / names.GOLDEN_FILE)
     return state.model_copy(update={"fidelity": found, "inputs": session.inputs, "outputs": session.outputs})
 
 
-def _compare(job: Job, answers: list[Recorded], session: Session) -> FidelityFigures:
-    limits = recorded.limits(job.request.build, answers)
+def compare(build: Build, answers: list[Recorded], session: Session, step: str = "compare") -> FidelityFigures:
+    """Ask an artifact what its source was asked.
+
+    Raises:
+        BuildError: an answer is too far from the recorded one.
+    """
+    limits = recorded.limits(build, answers)
     total = figures.Distance()
     for number, one in enumerate(answers, start=1):
         answer = session.answer(one.sample.inputs)
         for name, reference in one.answer.items():
             _judge(one.sample, name, reference, answer.get(name), limits, total)
-        progress.say(
-            "compare", f"{100 * number // len(answers)} % {one.sample.name}: max |Δ| so far {total.max_abs:.2e}"
-        )
+        progress.say(step, f"{100 * number // len(answers)} % {one.sample.name}: max |Δ| so far {total.max_abs:.2e}")
     return FidelityFigures(
         samples=len(answers),
         max_abs_difference=total.max_abs,

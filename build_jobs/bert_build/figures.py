@@ -9,9 +9,9 @@ from bert_operator.api.spec import Fidelity, Precision
 
 Values = np.ndarray[Any, Any]
 
-DEFAULT_MAX_ABS: Final = {Precision.FP32: 1e-3}
+DEFAULT_MAX_ABS: Final = {Precision.FP32: 1e-3, Precision.FP16: 2e-2}
 """For outputs of ordinary size; see Limits."""
-DEFAULT_MIN_COSINE: Final = {Precision.FP32: 0.9999}
+DEFAULT_MIN_COSINE: Final = {Precision.FP32: 0.9999, Precision.FP16: 0.999}
 _NOTHING: Final = 1e-6
 """Rows shorter than this have no direction to compare; the absolute difference still counts."""
 
@@ -20,8 +20,8 @@ _NOTHING: Final = 1e-6
 class Limits:
     """What is too far.
 
-    A limit from the spec is taken literally. The default absolute one is 0.001 times the root mean square of the source
-    model's outputs, but at least 0.001: rounding grows with the numbers, and logits may be in the tens.
+    A limit from the spec is taken literally. The default absolute one is 0.001 (fp16: 0.02) times the root mean square
+    of the source model's outputs, but at least that: rounding grows with the numbers, and logits may be in the tens.
     """
 
     max_abs: float

@@ -18,19 +18,53 @@ class Recipe:
 
     name: str
     module: str
-    """Holds `convert(job)`, which fills the job's artifact folder, and `open_session(folder) -> Session`."""
+    """Holds `convert(job)`, which fills the job's artifact folder."""
     exporter: str
     """Raised by hand whenever our own code would write another artifact from the same source."""
     packages: tuple[str, ...]
     """Whose versions decide what comes out; part of the artifact key."""
+    session: str = ""
+    """Module that holds `open_session(folder) -> Session`, if it is another: to compare takes less than to convert."""
+    texts: bool = False
+    """Whether the artifact holds its tokenizer: then its server is asked texts as well."""
+    copies: float = 1.6
+    """How often the weights are in memory at the worst moment of its build. Measured with BERT-large (PyTorch, 2.4 GiB
+    in all) and BERT-base (TensorFlow), rounded up."""
 
+
+ENGINE: Final = Recipe("tensorrt", "bert_build.engine", "1", ("onnx", "onnxruntime"))
 
 RECIPES: Final = {
-    (Framework.PYTORCH, Format.ONNX): Recipe("onnx", "bert_build.to_onnx", "1", ("torch", "transformers", "onnx")),
+    (Framework.PYTORCH, Format.ONNX): Recipe(
+        "onnx", "bert_build.to_onnx", "1", ("torch", "transformers", "onnx"), session="bert_build.onnx_session"
+    ),
+    (Framework.PYTORCH, Format.MAR): Recipe(
+        "mar", "bert_build.to_mar", "1", ("torch", "transformers", "tokenizers", "torch-model-archiver"), texts=True
+    ),
+    (Framework.PYTORCH, Format.SAVEDMODEL): Recipe(
+        "savedmodel", "bert_build.to_savedmodel", "1", ("tensorflow-cpu",), copies=2.3
+    ),
+    (Framework.TENSORFLOW, Format.SAVEDMODEL): Recipe(
+        "savedmodel", "bert_build.tf2_to_savedmodel", "tf2-1", ("tensorflow-cpu",)
+    ),
+    (Framework.TENSORFLOW, Format.ONNX): Recipe(
+        "onnx",
+        "bert_build.tf2_to_onnx",
+        "tf2-1",
+        ("tensorflow-cpu", "tf2onnx", "onnx"),
+        session="bert_build.onnx_session",
+        copies=3.0,
+    ),
+    # From the ONNX artifact, whatever that came from: a Job of its own, without `convert`.
+    (Framework.PYTORCH, Format.TENSORRT): ENGINE,
+    (Framework.TENSORFLOW, Format.TENSORRT): ENGINE,
 }
 """By what the source is written in and what is built."""
 
-SOURCES: Final = {Framework.PYTORCH: "bert_build.source_model"}
+SOURCES: Final = {
+    Framework.PYTORCH: "bert_build.source_model",
+    Framework.TENSORFLOW: "bert_build.tensorflow_source",
+}
 """What a source is written in -> module that holds `load(folder, task)`, which returns a model that can be asked."""
 
 

@@ -99,7 +99,7 @@ class HubModel:
         return f"Repository {self._repo}{at}{f' (commit {self._commit[:12]})' if self._commit else ''}"
 
     def _weights_of(self, present: dict[str, SourceFile]) -> dict[str, SourceFile]:
-        entry = selection.weights_entry(present, self._title, allow_pickle=self._build.allow_pickle)
+        entry = selection.weights_entry(present, self._title, self._build)
         if not entry.endswith(selection.INDEX):
             return {entry: present[entry]}
         index = self._downloaded(entry, present[entry], "weights")

@@ -3,17 +3,16 @@
 from pathlib import Path
 from typing import Final
 
-from bert_build import bert_layout, config_checks, files, memory, progress, safetensors_header, selection
+from bert_build import bert_layout, config_checks, files, formats, memory, progress, safetensors_header, selection
 from bert_build.failures import BuildError
 from bert_build.job import Job
 from bert_build.state import State
+from bert_operator.api.spec import Framework
 
 BYTES_PER_PARAMETER: Final = 4
 """fp32."""
 _BASE_MEMORY: Final = 450 << 20
-"""What PyTorch, transformers and ONNX Runtime take before any weight is loaded; measured."""
-_COPIES: Final = 1.6
-"""How often the weights are in memory at the worst moment; measured with BERT-large (2.4 GiB in all)."""
+"""What PyTorch, transformers and ONNX Runtime take before any weight is loaded, or TensorFlow; measured."""
 
 
 def run(job: Job, state: State) -> State:
@@ -21,18 +20,28 @@ def run(job: Job, state: State) -> State:
     build = job.request.build
     config = config_checks.check((job.model / selection.CONFIG).read_bytes(), build)
     progress.say("inspect", f"{config.architecture}: {config.num_hidden_layers} layers, {config.hidden_size} wide")
-    parameters = bert_layout.check(_tensors(job, state), config, build.task)
+    parameters = _parameters(job, state, config)
     progress.say("inspect", f"{parameters / 1e6:.1f} million parameters for {build.task}")
     size = parameters * BYTES_PER_PARAMETER
-    _check_memory(size, memory.limit())
+    _check_memory(estimated_memory(size, formats.recipe(build)), size, memory.limit())
     files.require_space(job.work, size, "The artifact", store=False)
     files.require_space(job.store, size, "The artifact", store=True)
     return state.model_copy(update={"architecture": config.architecture, "parameters": parameters})
 
 
-def estimated_memory(weights_bytes: int) -> int:
+def estimated_memory(weights_bytes: int, recipe: formats.Recipe) -> int:
     """The least memory with which a build of this size gets through."""
-    return int(_BASE_MEMORY + _COPIES * weights_bytes)
+    return int(_BASE_MEMORY + recipe.copies * weights_bytes)
+
+
+def _parameters(job: Job, state: State, config: config_checks.Config) -> int:
+    """How many the source has, once it is known that it holds what the task needs."""
+    build = job.request.build
+    if build.framework is Framework.TENSORFLOW:
+        from bert_build import tensorflow_source  # noqa: PLC0415 - needs TensorFlow, which checkpoints don't
+
+        return tensorflow_source.check(job.model, build.task)
+    return bert_layout.check(_tensors(job, state), config, build.task)
 
 
 def _tensors(job: Job, state: State) -> dict[str, safetensors_header.Tensor]:
@@ -51,8 +60,7 @@ def _read(path: Path, name: str) -> dict[str, safetensors_header.Tensor]:
     return pickled.read(path, name)
 
 
-def _check_memory(weights_bytes: int, limit: int | None) -> None:
-    needed = estimated_memory(weights_bytes)
+def _check_memory(needed: int, weights_bytes: int, limit: int | None) -> None:
     if limit is not None and limit < needed:
         raise BuildError(
             "MemoryTooSmall",

@@ -29,6 +29,14 @@ MODULES: Final = {
     "publish": "bert_build.publish",
 }
 """Each holds `run(job, state) -> state`. Imported only when it runs: most steps need no PyTorch."""
+COMPILE_MODULES: Final = {
+    "stage": "bert_build.stage",
+    "compare": "bert_build.engine",
+    "publish": "bert_build.publish",
+}
+"""The same for the Job that compiles an engine; its other steps run in NVIDIA's image."""
+FIRST_STEPS: Final = ("fetch", "stage")
+"""They find no state of an earlier step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +77,7 @@ def read_request() -> BuildRequest:
 
 def run(step: str, work: Path, source: Path, store: Path) -> int:
     """Run one step; returns the exit code of the container."""
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     return guarded(step, lambda: _run(step, Job(read_request(), work, source, store)))
 
 
@@ -100,9 +108,11 @@ _REPORT_IT: Final = "This is a defect of bert-operator: please report it with th
 
 
 def _run(step: str, job: Job) -> None:
-    before = state.State(request_key=job.request.request_key) if step == "fetch" else _state_before(step, job)
+    first = step in FIRST_STEPS
+    before = state.State(request_key=job.request.request_key) if first else _state_before(step, job)
+    modules = MODULES if job.request.onnx is None else COMPILE_MODULES
     began = time.monotonic()
-    after = importlib.import_module(MODULES[step]).run(job, before)
+    after = importlib.import_module(modules[step]).run(job, before)
     seconds = round(time.monotonic() - began, 2)
     after = after.model_copy(
         update={
@@ -131,7 +141,8 @@ def _fail(error: BuildError) -> int:
     return error.code
 
 
-def _stop(_signal: int, _frame: object) -> None:
+def stop(_signal: int, _frame: object) -> None:
+    """Turn SIGTERM into Stopped, once."""
     # A second SIGTERM would interrupt the clean-up of the first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Stopped

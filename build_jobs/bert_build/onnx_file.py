@@ -1,4 +1,4 @@
-"""Writes large ONNX files with little memory. Called by to_onnx.
+"""Writes large ONNX files with little memory. Called by to_onnx and tf2_to_onnx.
 
 An ONNX file is one protobuf message, which the libraries build in memory before they write it: several copies of the
 weights. Here the graph (small) is encoded by protobuf and the weights are streamed behind it, one at a time; the result
@@ -8,7 +8,7 @@ is an ordinary ONNX file. Protobuf can't hold 2 GiB: larger weights go to a file
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -49,6 +49,46 @@ def write(path: Path, graph: onnx.ModelProto, weights: list[Weight], inline_limi
         _write_external(path, graph, weights)
     else:
         _write_inline(path, graph, weights)
+
+
+def take_out(model: onnx.ModelProto, known: Mapping[str, Weight], inputs: Collection[str]) -> list[Weight]:
+    """Make weights of a graph's inputs that are none of its own `inputs`, transposed where the graph does so.
+
+    Args:
+        model: its graph is changed: such inputs go, and so do the nodes that only transpose one.
+        known: what may be asked for, by name.
+        inputs: what clients send.
+
+    Raises:
+        ValueError: the graph asks for something else.
+    """
+    graph = model.graph
+    loose = [value.name for value in graph.input if value.name not in inputs]
+    unknown = [name for name in loose if name not in known]
+    if unknown:
+        raise ValueError(f"the exported graph asks for {unknown[0]}, which the model doesn't have")
+    kept = [value for value in graph.input if value.name in inputs]
+    del graph.input[:]
+    graph.input.extend(kept)
+    weights: list[Weight] = []
+    for name in loose:
+        weight = known[name]
+        users = [node for node in graph.node if name in node.input]
+        if len(users) == 1 and _is_transpose(users[0]) and len(weight.shape) == 2:  # noqa: PLR2004 - a matrix
+            graph.node.remove(users[0])
+            # Runtimes would do this at every start, holding both versions in memory.
+            weights.append(_transposed(weight, users[0].output[0]))
+        elif users:
+            weights.append(weight)
+    return weights
+
+
+def _is_transpose(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Transpose" and [list(entry.ints) for entry in node.attribute] == [[1, 0]]
+
+
+def _transposed(weight: Weight, name: str) -> Weight:
+    return Weight(name, weight.shape[::-1], lambda: weight.values().T)
 
 
 def _write_inline(path: Path, model: onnx.ModelProto, weights: list[Weight]) -> None:

@@ -6,13 +6,17 @@ like an empty mount; and what is on a claim may have been changed by others. Rea
 
 import time
 from pathlib import Path
+from typing import Final
 
 import pydantic
 
 from bert_build import files, progress, served
 from bert_build.failures import BuildError
 from bert_operator.api import names
-from bert_operator.api.report import Manifest, ManifestFile, ServedModel
+from bert_operator.api.report import BuildReport, Manifest, ManifestFile, ServedModel, ServedModels
+
+_DRIVER: Final = Path("/proc/driver/nvidia/version")
+"""Every container of a node with NVIDIA's driver sees it; it doesn't tell the compute capability."""
 
 
 def main(_arguments: list[str]) -> int:
@@ -25,15 +29,16 @@ def _check_all() -> None:
     rebuild = served.rebuild_hint(asked.owner)
     for model in asked.models:
         began = time.monotonic()
-        size = _check(model, rebuild)
+        size = _check(model, asked, rebuild)
         seconds = time.monotonic() - began
         progress.say("preflight", f"{served.title(model)}: intact, {progress.size(size)} read in {seconds:.1f} s")
 
 
-def _check(model: ServedModel, rebuild: str) -> int:
+def _check(model: ServedModel, asked: ServedModels, rebuild: str) -> int:
     """Check one artifact; returns the bytes read."""
     folder = Path(model.path)
     manifest = _manifest(model, folder / names.MANIFEST_FILE, rebuild)
+    _check_engine(model, manifest.report, asked, rebuild)
     for name, expected in sorted(manifest.files.items()):
         _check_file(model, folder / name, expected, rebuild)
     return sum(expected.size for expected in manifest.files.values())
@@ -54,6 +59,29 @@ def _manifest(model: ServedModel, path: Path, rebuild: str) -> Manifest:
             f"{served.title(model)}: {names.MANIFEST_FILE} was written by another release of bert-operator: {problem}",
             f"Build it again with this release: {rebuild}",
         ) from error
+
+
+def _check_engine(model: ServedModel, report: BuildReport, asked: ServedModels, rebuild: str) -> None:
+    """Refuse an engine of another GPU or TensorRT before the server fails on it.
+
+    This container sees neither: what is expected comes from the operator's settings, and is checked if they say it.
+    Triton itself refuses the rest when it loads the engine.
+    """
+    where = {
+        "compute capability": (report.compute_capability, asked.compute_capability),
+        "TensorRT": (report.tensorrt_version, asked.tensorrt_version),
+    }
+    for what, (built, wanted) in where.items():
+        if built and wanted and built != wanted:
+            raise BuildError(
+                "EngineForeign",
+                f"{served.title(model)} was compiled for {what} {built}, this pod's is {wanted}: it can't be loaded.",
+                f"Build it again: {rebuild}; or correct the hardware profile or the release in the operator's chart.",
+            )
+    if report.compute_capability and not _DRIVER.exists():
+        progress.say(
+            "preflight", f"{served.title(model)}: no NVIDIA driver can be seen from here, so its GPU is unknown"
+        )
 
 
 def _check_file(model: ServedModel, path: Path, expected: ManifestFile, rebuild: str) -> None:

@@ -38,13 +38,17 @@ def run(job: Job, state: State) -> State:
 
 
 def _manifest(job: Job, state: State, name: str) -> Manifest:
-    listed = {path.name: _listed(path) for path in sorted(job.artifact.iterdir())}
-    report = _report(job, state, name, listed)
-    return Manifest(schema_version=1, report=report, files=listed, warnings=state.warnings)
+    found = digests(job.artifact)
+    return Manifest(schema_version=1, report=_report(job, state, name, found), files=found, warnings=state.warnings)
 
 
-def _listed(path: Path) -> ManifestFile:
-    return ManifestFile(size=path.stat().st_size, sha256=files.sha256_of(path))
+def digests(folder: Path) -> dict[str, ManifestFile]:
+    """Size and digest of every file below a folder, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): ManifestFile(size=path.stat().st_size, sha256=files.sha256_of(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _report(job: Job, state: State, name: str, listed: dict[str, ManifestFile]) -> BuildReport:
@@ -71,6 +75,9 @@ def _report(job: Job, state: State, name: str, listed: dict[str, ManifestFile]) 
         toolchain=state.toolchain,
         durations_seconds=state.durations,
         peak_memory_bytes=state.peak_memory_bytes,
+        compute_capability=state.compute_capability,
+        tensorrt_version=state.tensorrt_version,
+        profiles=state.profiles,
     )
 
 

@@ -28,7 +28,7 @@ class PvcModel:
         self._path = job.request.pvc.path or ""
         self._root = Path(os.path.realpath(job.source))
         self._target = job.model
-        self._allow_pickle = job.request.build.allow_pickle
+        self._build = job.request.build
 
     def collect(self) -> tuple[str, dict[str, SourceFile]]:
         """Copy the small files, take the digest of the weights. A claim has no revision of its own."""
@@ -37,8 +37,8 @@ class PvcModel:
         if selection.CONFIG not in present:
             raise self._no_config(folder, present)
         small = {name: self._file(folder, name) for name in selection.small_files(present)}
-        entry = selection.weights_entry(present, self._where, allow_pickle=self._allow_pickle)
-        weights = {entry: self._file(folder, entry)}
+        entry = selection.weights_entry(present, self._where, self._build)
+        weights = {name: self._file(folder, name) for name in selection.weights_files(present, entry)}
         if entry.endswith(selection.INDEX):
             index = _bounded(weights[entry], entry).read_bytes()
             weights |= {shard: self._file(folder, shard) for shard in selection.shards(index, entry)}
@@ -49,6 +49,7 @@ class PvcModel:
         for name, file in found.items():
             if file.outside:
                 link = self._target / name
+                link.parent.mkdir(exist_ok=True)
                 link.unlink(missing_ok=True)
                 link.symlink_to(file.outside)
         return found
@@ -186,9 +187,11 @@ def _bounded(path: Path, name: str) -> Path:
 
 
 def _names(folder: Path) -> list[str]:
-    """Names of the files that matter: those at the top, and the one below that we know."""
+    """Names of the files that matter: those at the top, and those below that we know."""
     top = [entry.name for entry in folder.iterdir() if entry.name not in _OF_THE_FILE_SYSTEM]
-    return top + [name for name in selection.OTHER if "/" in name and (folder / name).is_file()]
+    known = [name for name in selection.OTHER if "/" in name and (folder / name).is_file()]
+    below = [folder / name for name in selection.SAVED_MODEL_FOLDERS if selection.SAVED_MODEL in top]
+    return top + known + [f"{part.name}/{file.name}" for part in below if part.is_dir() for file in part.iterdir()]
 
 
 def _shown(folder: Path) -> list[str]:

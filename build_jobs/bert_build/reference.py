@@ -6,6 +6,7 @@ Standard output: a JSON list of objects, output name -> nested lists.
 """
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from bert_build import job
+from bert_build import formats, job
 from bert_build.failures import BuildError
-from bert_operator.api.spec import Task
+from bert_operator.api.spec import Framework, Task
 
 
 def main(arguments: list[str]) -> int:
@@ -23,15 +24,17 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("bert_build reference", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder with config.json and weights")
     parser.add_argument("--task", type=Task, choices=list(Task), required=True, help="what the model is asked to do")
+    parser.add_argument(
+        "--framework", type=Framework, choices=list(Framework), default=Framework.PYTORCH, help="what it is written in"
+    )
     options = parser.parse_args(arguments)
-    return job.guarded("reference", lambda: _answer(options.model, options.task))
+    return job.guarded("reference", lambda: _answer(options.model, options.task, options.framework))
 
 
-def _answer(folder: Path, task: Task) -> None:
+def _answer(folder: Path, task: Task, framework: Framework) -> None:
     requests = [_arrays(request) for request in _requests(sys.stdin.read())]
-    from bert_build import source_model  # noqa: PLC0415 - seconds of imports, not needed to refuse bad input
-
-    model = source_model.load(folder, task)
+    # Seconds of imports, not needed to refuse bad input.
+    model = importlib.import_module(formats.SOURCES[framework]).load(folder, task)
     answers = [{name: values.tolist() for name, values in model.answer(request).items()} for request in requests]
     sys.stdout.write(json.dumps(answers) + "\n")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bert_build import progress
+from bert_operator.api.measurement import ProfileReport
 from bert_operator.api.report import MAX_REPORT_BYTES, BuildFailure, BuildReport
 
 LOG_ENV: Final = "BERTOPS_TERMINATION_LOG"
@@ -36,9 +37,21 @@ def write_report(report: BuildReport) -> None:
     Raises:
         ValueError: the report is too long to be carried; a defect, as every part of it is bounded.
     """
-    text = report.model_dump_json(by_alias=True)
+    _carry(report.model_dump_json(by_alias=True))
+
+
+def write_profile(report: ProfileReport) -> None:
+    """Say what was measured.
+
+    Raises:
+        ValueError: the report is too long to be carried; a defect, as every part of it is bounded.
+    """
+    _carry(report.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def _carry(text: str) -> None:
     if len(text.encode()) > MAX_REPORT_BYTES:
-        raise ValueError(f"the build report has {len(text.encode())} bytes, at most {MAX_REPORT_BYTES} can be carried")
+        raise ValueError(f"the report has {len(text.encode())} bytes, at most {MAX_REPORT_BYTES} can be carried")
     _write(text)
 
 

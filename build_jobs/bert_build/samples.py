@@ -74,7 +74,14 @@ class Tokens:
         """The next `length` ids, framed like a sentence if there is room and the frame is known."""
         if self._frame is not None and length > len(self._frame):
             return [self._frame[0], *self._next(length - len(self._frame)), self._frame[1]]
-        return self._next(length)
+        return self._unlike_padding(self._next(length))
+
+    def _unlike_padding(self, taken: list[int]) -> list[int]:
+        """No row of a BERT ends in the id it begins with: an end like this is what TF Serving pads rows with."""
+        for other in self._stream:
+            if len(taken) > 1 and taken[-1] == taken[0]:
+                taken[-1] = other
+        return taken
 
     def _next(self, length: int) -> list[int]:
         taken = [self._stream[(self._place + offset) % len(self._stream)] for offset in range(length)]

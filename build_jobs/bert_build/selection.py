@@ -6,10 +6,14 @@ from typing import Final
 
 from bert_build.failures import BuildError, listing
 from bert_build.state import Kind
+from bert_operator.api.spec import Build, Format, Framework
 
 CONFIG: Final = "config.json"
 SAFETENSORS: Final = "model.safetensors"
 PICKLE: Final = "pytorch_model.bin"
+SAVED_MODEL: Final = "saved_model.pb"
+SAVED_MODEL_FOLDERS: Final = ("variables", "assets")
+"""What belongs to saved_model.pb, in folders beside it."""
 INDEX: Final = ".index.json"
 TOKENIZER: Final = (
     "tokenizer.json",
@@ -33,17 +37,26 @@ def small_files(present: Collection[str]) -> dict[str, Kind]:
     return found
 
 
-def weights_entry(present: Collection[str], where: str, *, allow_pickle: bool) -> str:
+def weights_entry(present: Collection[str], where: str, build: Build) -> str:
     """The file that holds the weights, or the index that names the files that do.
 
     Raises:
         BuildError: there are no weights that we may read.
     """
+    if build.framework is Framework.TENSORFLOW:
+        return _saved_model(present, where)
     for name in (SAFETENSORS, SAFETENSORS + INDEX):
         if name in present:
             return name
     pickles = [name for name in (PICKLE, PICKLE + INDEX) if name in present]
-    if pickles and allow_pickle:
+    if pickles and build.format is Format.SAVEDMODEL:
+        raise BuildError(
+            "PickleRefused",
+            f"{where} holds {pickles[0]} but no {SAFETENSORS}; only PyTorch reads it, and build.format savedmodel is "
+            "made without PyTorch.",
+            "Convert it: `AutoModel.from_pretrained(...).save_pretrained(...)` writes safetensors.",
+        )
+    if pickles and build.allow_pickle:
         return pickles[0]
     if pickles:
         raise BuildError(
@@ -52,8 +65,45 @@ def weights_entry(present: Collection[str], where: str, *, allow_pickle: bool) -
             "Convert it (`AutoModel.from_pretrained(...).save_pretrained(...)` writes safetensors) or set "
             "build.allowPickle: true (it is then read with weights_only).",
         )
+    if SAVED_MODEL in present:
+        raise BuildError(
+            "FrameworkMismatch",
+            f"{where} holds {SAVED_MODEL}, a TensorFlow SavedModel, but build.framework is {build.framework.value}.",
+            "Set build.framework: tensorflow.",
+        )
     raise BuildError(
         "WeightsMissing", f"{where} holds no {SAFETENSORS}; it holds {listing(list(present))}.", _hint(present)
+    )
+
+
+def weights_files(present: Collection[str], entry: str) -> list[str]:
+    """The files with weights that are known without looking into `entry`: the others are named by it."""
+    if entry != SAVED_MODEL:
+        return [entry]
+    return [entry, *sorted(name for name in present if name.startswith(tuple(f"{f}/" for f in SAVED_MODEL_FOLDERS)))]
+
+
+def _saved_model(present: Collection[str], where: str) -> str:
+    checkpoints = [name for name in (SAFETENSORS, SAFETENSORS + INDEX, PICKLE, PICKLE + INDEX) if name in present]
+    if SAVED_MODEL in present:
+        if not any(name.startswith("variables/variables.") for name in present):
+            raise BuildError(
+                "WeightsMissing",
+                f"{where} holds {SAVED_MODEL} without its folder variables/.",
+                "Copy the whole SavedModel: the weights are in variables/.",
+            )
+        return SAVED_MODEL
+    if checkpoints:
+        raise BuildError(
+            "FrameworkMismatch",
+            f"{where} holds {checkpoints[0]}, a PyTorch checkpoint, but build.framework is tensorflow.",
+            "Set build.framework: pytorch (or leave it out).",
+        )
+    raise BuildError(
+        "WeightsMissing",
+        f"{where} holds no {SAVED_MODEL}; it holds {listing(list(present))}.",
+        f"Save the model with `tf.saved_model.save(model, folder)` and put {CONFIG} and the tokenizer's files beside "
+        f"{SAVED_MODEL}.",
     )
 
 

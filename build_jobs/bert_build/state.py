@@ -7,7 +7,7 @@ from pydantic import Field
 
 from bert_build import files
 from bert_operator.api.base import Model
-from bert_operator.api.report import FidelityFigures, TensorSpec
+from bert_operator.api.report import EngineProfile, FidelityFigures, TensorSpec
 
 STATE_FILE: Final = "state.json"
 
@@ -40,6 +40,9 @@ class State(Model):
     inputs: list[TensorSpec] = Field(default_factory=list)
     outputs: list[TensorSpec] = Field(default_factory=list)
     fidelity: FidelityFigures | None = None
+    compute_capability: str = ""
+    tensorrt_version: str = ""
+    profiles: list[EngineProfile] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     durations: dict[str, float] = Field(default_factory=dict)
     peak_memory_bytes: int = 0

@@ -79,7 +79,8 @@ class Store:
             heartbeat.keep(temporary)
             _fill(temporary, staged, manifest.files)
             files.write(temporary / names.MANIFEST_FILE, manifest.model_dump_json(by_alias=True, indent=1))
-            files.sync_folder(temporary)
+            for folder in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
+                files.sync_folder(folder)
             self._move(temporary, target, manifest.report.artifact_key)
         finally:
             # Also on SIGTERM and on a full disk: nothing half-written stays. Already renamed: nothing is there.
@@ -156,6 +157,7 @@ def _sound(folder: Path, key: str, *, thorough: bool) -> Manifest | None:
 def _fill(temporary: Path, staged: Path, listed: Mapping[str, ManifestFile]) -> None:
     counter = progress.Bytes("publish", sum(file.size for file in listed.values()))
     for name, file in listed.items():
+        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
         if files.copy(staged / name, temporary / name, counter.add) != file.sha256:
             raise BuildError(
                 "ScratchCorrupt",

@@ -112,7 +112,7 @@ def _compare(client: Client, model: ServedModel, request: golden_answers.Request
     for name, expected in request.outputs.items():
         answered = answers.get(name)
         fault = golden_answers.fault(expected, answered)
-        if fault:
+        if fault or answered is None:
             raise _MismatchError(f"output {name!r} {fault}")
         closeness = golden_answers.compare(expected, answered, request.inputs.get(golden_answers.MASK))
         if not golden_answers.within(closeness, manifest.report.fidelity):

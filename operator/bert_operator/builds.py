@@ -5,20 +5,20 @@ shared with whoever asks the same. What a Job reported is recorded before the Jo
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from bert_operator import checks, pod_state
+from bert_operator import checks, job_state, pod_state
 from bert_operator.api import names, steps
 from bert_operator.api import spec as api
 from bert_operator.api.actions import Adoption, Ref
 from bert_operator.api.artifact import BertArtifactSpec
 from bert_operator.api.observed import Manifest
-from bert_operator.api.report import BuildReport, BuildRequest
+from bert_operator.api.report import BuildReport, BuildRequest, OnnxArtifact
 from bert_operator.case import Case
-from bert_operator.objects import artifact, job
+from bert_operator.objects import artifact, job, profile_job
 from bert_operator.pod_state import Problem
 from bert_operator.request_key import request_key, same_wish
 from bert_operator.servers import SERVERS
@@ -39,6 +39,25 @@ class Build:
     """Job to ask for."""
     adopt: Manifest | None = None
     """Live Job to co-own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wish:
+    """One artifact that a version needs: the one that is served, or the ONNX artifact that it is compiled from."""
+
+    model: api.BertModel
+    version: api.ModelVersion
+    build: api.Build
+    """Its format is never `auto`."""
+    hardware: api.Hardware
+    key: str
+    served_key: str
+    """Request key of the artifact that is served in the end."""
+
+    @property
+    def facts(self) -> checks.VersionFacts:
+        """What is known before anything was looked up."""
+        return checks.VersionFacts(model=self.model.name, version=self.version.version, request_key=self.key)
 
 
 def of_case(case: Case) -> list[Build]:
@@ -67,24 +86,67 @@ def unsupported(case: Case) -> list[str]:
                 f"spec.models[{index}].build.format is {build.format.value!r}, which {case.spec.server.type.value} "
                 f"doesn't serve on hardware profile {case.spec.hardware.profile!r}: write one of {able}"
             )
-        elif not all(job.image(build, step, case.settings) for step in steps.EXPORT_STEPS):
-            faults.append(
-                f"spec.models[{index}].build needs TensorFlow ({build.framework.value} to {build.format.value}), and "
-                "this installation has no image with it: set images.tensorflow in the operator's chart"
-            )
+        else:
+            faults.extend(f"spec.models[{index}].{fault}" for fault in _recipe_faults(case, model, build))
     return faults
+
+
+def _recipe_faults(case: Case, model: api.BertModel, build: api.Build) -> Iterator[str]:
+    """What CEL can't see, because it depends on settings or on what `auto` stands for."""
+    export = _exported(build) if build.format is api.Format.TENSORRT else build
+    if not all(job.image(export, step, case.spec, case.settings) for step in steps.EXPORT_STEPS):
+        yield (
+            f"build needs TensorFlow ({export.framework.value} to {export.format.value}), and "
+            "this installation has no image with it: set images.tensorflow in the operator's chart"
+        )
+    if build.framework is api.Framework.TENSORFLOW and build.format is api.Format.MAR:
+        yield (
+            f"build.framework is 'tensorflow', and {case.spec.server.type.value} takes archives made from PyTorch "
+            "checkpoints only: serve this source by triton or tfserving"
+        )
+    if build.format is api.Format.TENSORRT:
+        yield from _engine_faults(case, model, build)
+        return
+    if build.precision is not api.Precision.FP32:
+        yield (
+            f"build.precision is {build.precision.value!r}, and format auto is {build.format.value!r} on hardware "
+            f"profile {case.spec.hardware.profile!r}, built in fp32: write fp32, or name a profile with GPUs"
+        )
+    if build.max_batch_size is not None:
+        yield (
+            f"build.maxBatchSize is {build.max_batch_size}, and format auto is {build.format.value!r} on hardware "
+            f"profile {case.spec.hardware.profile!r}, which has no such bound: remove it"
+        )
+
+
+def _engine_faults(case: Case, model: api.BertModel, build: api.Build) -> Iterator[str]:
+    if model.serving.max_batch_size > build.engine_batch:
+        found = "unset, which means" if build.max_batch_size is None else "only"
+        yield (
+            f"serving.maxBatchSize is {model.serving.max_batch_size}, but build.maxBatchSize is {found} "
+            f"{build.engine_batch}, and the engine takes no more: write build.maxBatchSize: "
+            f"{model.serving.max_batch_size} (a new engine), or a smaller serving.maxBatchSize"
+        )
+    release = case.spec.server.release or case.settings.triton.default_release
+    if release in case.settings.triton.releases and not job.image(build, "compile", case.spec, case.settings):
+        yield (
+            f"build.format is 'tensorrt' ({model.build.format.value!r} is written), and release {release!r} names no "
+            f"image that compiles engines for it: set triton.releases.{release}.tensorrtImage in the operator's chart, "
+            "or write format: onnx"
+        )
 
 
 def orphans(case: Case, builds: Iterable[Build]) -> list[Ref]:
     """Jobs that have done their duty: recorded, superseded by a later attempt, or no longer wanted by anyone."""
     recorded = {key for live in case.observed.artifacts for key in live["spec"]["requestKeys"]}
     wanted = {build.facts.request_key for build in builds}
+    jobs = [live for live in case.observed.jobs if job_state.component(live) != profile_job.COMPONENT]
     latest: dict[str, int] = {}
-    for live in case.observed.jobs:
+    for live in jobs:
         latest[_key(live)] = max(latest.get(_key(live), 0), _attempt(live))
     return [
         Ref(kind="Job", name=live["metadata"]["name"], uid=live["metadata"]["uid"])
-        for live in case.observed.jobs
+        for live in jobs
         if "deletionTimestamp" not in live["metadata"]
         and (
             (_finished(live, "Complete") and _key(live) in recorded)
@@ -105,8 +167,15 @@ def adoption(case: Case, live: Manifest) -> Adoption:
 
 
 def _build(case: Case, model: api.BertModel, version: api.ModelVersion) -> Build:
-    key = _request_key(case, model, version)
-    facts = checks.VersionFacts(model=model.name, version=version.version, request_key=key)
+    build, hardware = recipe(case, model), case.spec.hardware
+    key = _request_key(case, build, version, hardware)
+    wish = _Wish(model=model, version=version, build=build, hardware=hardware, key=key, served_key=key)
+    return _under_way(case, wish) or _ask(case, wish, attempt=1)
+
+
+def _under_way(case: Case, wish: _Wish) -> Build | None:
+    """The artifact, or the Job that makes it; None if nobody has asked yet."""
+    key, facts = wish.key, wish.facts
     found = _artifact(case, key)
     if found is not None:
         spec = BertArtifactSpec.model_validate(found["spec"])
@@ -119,21 +188,21 @@ def _build(case: Case, model: api.BertModel, version: api.ModelVersion) -> Build
             facts=replace(facts, request_key=answered, artifact=spec, artifact_name=name, newer_toolchain=older)
         )
     attempts = [live for live in case.observed.jobs if _key(live) == key and _alive(live)]
-    if not attempts:
-        return _ask(case, model, version, facts, attempt=1)
-    return _watch(case, model, version, facts, max(attempts, key=_attempt))
+    return _watch(case, wish, max(attempts, key=_attempt)) if attempts else None
 
 
-def _request_key(case: Case, model: api.BertModel, version: api.ModelVersion) -> str:
+def _request_key(case: Case, build: api.Build, version: api.ModelVersion, hardware: api.Hardware) -> str:
     claim = case.store_claim
-    build = recipe(case, model)
+    images = [job.image(build, step, case.spec, case.settings) for step in steps.job_steps(build)]
+    engine = build.format is api.Format.TENSORRT
     return request_key(
-        case.spec,
+        case.spec.model_copy(update={"hardware": hardware}),
         build,
         version,
         claim_uid=claim["metadata"]["uid"] if claim else "",
         refresh=case.refresh,
-        image="+".join(dict.fromkeys(job.image(build, step, case.settings) for step in steps.EXPORT_STEPS)),
+        image="+".join(dict.fromkeys(images)),
+        engine_image=job.image(build, "compile", case.spec, case.settings) if engine else "",
     )
 
 
@@ -159,74 +228,138 @@ def _age(live: Manifest) -> tuple[str, str]:
     return str(live["metadata"].get("creationTimestamp", "")), str(live["metadata"]["name"])
 
 
-def _ask(
-    case: Case, model: api.BertModel, version: api.ModelVersion, facts: checks.VersionFacts, *, attempt: int
-) -> Build:
-    """Ask for a Job."""
+def _ask(case: Case, wish: _Wish, *, attempt: int) -> Build:
+    """Ask for a Job. An engine is compiled from an ONNX artifact, which is asked for first unless it is there."""
+    if wish.build.format is not api.Format.TENSORRT:
+        return _job(case, wish, wish.facts, _request(case, wish), attempt)
+    export = _export_wish(case, wish)
+    exported = _under_way(case, export) or _ask(case, export, attempt=1)
+    onnx = exported.facts.artifact
+    if onnx is None:
+        return exported
+    facts = replace(wish.facts, revision=onnx.report.revision)
+    return _job(case, wish, facts, _compile_request(case, wish, onnx), attempt)
+
+
+def _job(case: Case, wish: _Wish, facts: checks.VersionFacts, request: BuildRequest, attempt: int) -> Build:
+    source = request.pvc
     manifest = job.manifest(
         job.BuildJob(
             identity=case.identity,
             spec=case.spec,
-            request=_request(case, model, version, facts.request_key),
+            hardware=wish.hardware,
+            request=request,
             attempt=attempt,
             claim_name=case.store_claim_name,
-            one_node_claims=case.one_node_claims(
-                [case.store_claim_name, *([version.source.pvc.claim_name] if version.source.pvc else [])]
-            ),
+            one_node_claims=case.one_node_claims([case.store_claim_name, *([source.claim_name] if source else [])]),
             settings=case.settings,
         )
     )
     return Build(facts=replace(facts, job=manifest["metadata"]["name"]), create=manifest)
 
 
-def _request(case: Case, model: api.BertModel, version: api.ModelVersion, key: str) -> BuildRequest:
-    hub = version.source.hugging_face
-    if hub and (pinned := _recorded_revision(case, key)):
+def _exported(build: api.Build) -> api.Build:
+    """The ONNX build before a compilation, such that others who want the model as ONNX share it."""
+    ours = {"format": api.Format.ONNX, "precision": api.Precision.FP32, "max_batch_size": None}
+    # Limits for an engine in fp16 would let a bad export pass.
+    loose = {} if build.precision is api.Precision.FP32 else {"fidelity": api.Fidelity()}
+    return build.model_copy(update=ours | loose)
+
+
+def _export_wish(case: Case, wish: _Wish) -> _Wish:
+    """The ONNX artifact; where the profile names another one for exports, that one's nodes make it."""
+    build, profile = _exported(wish.build), case.settings.hardware_profiles[wish.hardware.profile]
+    hardware = api.Hardware(profile=profile.export_profile) if profile.export_profile else wish.hardware
+    return replace(wish, build=build, hardware=hardware, key=_request_key(case, build, wish.version, hardware))
+
+
+def _request(case: Case, wish: _Wish) -> BuildRequest:
+    hub = wish.version.source.hugging_face
+    if hub and (pinned := _recorded_revision(case, wish)):
         hub = hub.model_copy(update={"revision": pinned})
     return BuildRequest(
-        request_key=key,
-        model=model.name,
-        version=version.version,
-        build=recipe(case, model),
+        request_key=wish.key,
+        model=wish.model.name,
+        version=wish.version.version,
+        build=wish.build,
         hugging_face=hub,
-        pvc=version.source.pvc,
+        pvc=wish.version.source.pvc,
         owner=f"{case.identity.namespace}/{case.identity.name}",
     )
 
 
-def _recorded_revision(case: Case, key: str) -> str:
+def _compile_request(case: Case, wish: _Wish, onnx: BertArtifactSpec) -> BuildRequest:
+    release = case.settings.triton.releases[case.spec.server.release or case.settings.triton.default_release]
+    return BuildRequest(
+        request_key=wish.key,
+        model=wish.model.name,
+        version=wish.version.version,
+        build=wish.build,
+        onnx=OnnxArtifact(
+            artifact_key=onnx.report.artifact_key,
+            manifest_sha256=onnx.report.manifest_sha256,
+            revision=onnx.report.revision,
+            profile=wish.hardware.profile,
+            compute_capability=case.profile.compute_capability,
+            tensorrt_version=release.tensorrt_version,
+        ),
+        owner=f"{case.identity.namespace}/{case.identity.name}",
+    )
+
+
+def _recorded_revision(case: Case, wish: _Wish) -> str:
     """The commit that this wish was resolved to before: losing a record must not move a branch."""
+    keys = (wish.key, wish.served_key)
     for model in (case.observed.bert.get("status") or {}).get("models") or ():
         for version in model.get("versions") or ():
-            if version.get("revision") and same_wish(key, version.get("requestKey", "")):
+            if version.get("revision") and any(same_wish(key, version.get("requestKey", "")) for key in keys):
                 return str(version["revision"])
     for live in case.observed.deployments:
         text = (live["metadata"].get("annotations") or {}).get(names.ARTIFACTS_ANNOTATION, "{}")
         for known, answer in json.loads(text).items():
-            if same_wish(key, known):
+            if any(same_wish(key, known) for key in keys):
                 return str(answer["revision"])
     return ""
 
 
-def _watch(
-    case: Case, model: api.BertModel, version: api.ModelVersion, facts: checks.VersionFacts, live: Manifest
-) -> Build:
+def _watch(case: Case, wish: _Wish, live: Manifest) -> Build:
     """Follow the latest attempt."""
-    facts = replace(facts, job=live["metadata"]["name"])
+    facts = replace(wish.facts, job=live["metadata"]["name"], revision=_compiled_revision(case, wish))
     pod = _pod(case, live)
     if _finished(live, "Complete"):
-        return _record(case, model, version, facts, live)
+        return _record(case, wish, facts, live)
     if failed := _finished(live, "Failed"):
-        return _after_failure(case, model, version, facts, live, failed)
+        return _after_failure(case, wish, facts, live, failed)
     # What has failed is told once the Job has ended: until then the same status would come and go.
     problem = pod_state.held_up(pod) if pod else None
+    if problem and wish.build.format is api.Format.TENSORRT:
+        problem = _waiting_for_accelerator(case, facts, problem)
     facts = replace(facts, step=pod_state.stage(pod) if pod else "", problem=problem, retry_seconds=0.0)
     return Build(facts=facts, adopt=None if case.identity.owns(live) else live)
 
 
-def _record(
-    case: Case, model: api.BertModel, version: api.ModelVersion, facts: checks.VersionFacts, live: Manifest
-) -> Build:
+def _compiled_revision(case: Case, wish: _Wish) -> str:
+    """What the source of an engine was resolved to, known from the ONNX artifact before there is an engine."""
+    if wish.build.format is not api.Format.TENSORRT:
+        return ""
+    onnx = _artifact(case, _export_wish(case, wish).key)
+    return BertArtifactSpec.model_validate(onnx["spec"]).report.revision if onnx else ""
+
+
+def _waiting_for_accelerator(case: Case, facts: checks.VersionFacts, problem: Problem) -> Problem:
+    """Say what a pod that no node takes is waiting for; every other hold-up speaks for itself."""
+    if problem.reason != "Unschedulable":
+        return problem
+    plain = sorted(name for name, profile in case.settings.hardware_profiles.items() if not profile.resource_name)
+    message = (
+        f"compile Job {facts.job} waits for a node with {case.profile.resource_name} (profile "
+        f"{case.spec.hardware.profile!r}): {problem.message}; next: add such a node, or write build.format: onnx and a "
+        f"hardware.profile without GPUs ({', '.join(plain) or 'none is set'})"
+    )
+    return replace(problem, reason=checks.WAITING_FOR_ACCELERATOR, message=message)
+
+
+def _record(case: Case, wish: _Wish, facts: checks.VersionFacts, live: Manifest) -> Build:
     """A finished Job: write down what it published, or run it again if its report is lost."""
     pod = _pod(case, live)
     report = pod_state.report(pod) if pod else None
@@ -234,7 +367,7 @@ def _record(
     if report is not None and case.store_claim is not None:
         return Build(facts=facts, record=_record_manifest(case, report, facts.request_key))
     if _attempt(live) < MAX_ATTEMPTS_WITHOUT_REPORT:
-        return _ask(case, model, version, facts, attempt=_attempt(live) + 1)
+        return _ask(case, wish, attempt=_attempt(live) + 1)
     message = f"Job {facts.job} finished without a readable report; next: set the annotation {names.REFRESH_ANNOTATION}"
     return Build(facts=replace(facts, problem=Problem(reason="NoReport", message=message, container="publish")))
 
@@ -249,12 +382,7 @@ def _record_manifest(case: Case, report: BuildReport, key: str) -> dict[str, Any
 
 
 def _after_failure(
-    case: Case,
-    model: api.BertModel,
-    version: api.ModelVersion,
-    facts: checks.VersionFacts,
-    live: Manifest,
-    failed: Mapping[str, Any],
+    case: Case, wish: _Wish, facts: checks.VersionFacts, live: Manifest, failed: Mapping[str, Any]
 ) -> Build:
     """A failed Job stays as evidence; passing faults are tried again, ever more slowly, then not at all."""
     problem = _failure(case, live, failed)
@@ -264,19 +392,20 @@ def _after_failure(
         return Build(facts=facts)
     due = datetime.fromisoformat(failed["lastTransitionTime"]) + RETRY_DELAYS[attempt - 1]
     if case.now >= due:
-        return _ask(case, model, version, replace(facts, problem=None, step=""), attempt=attempt + 1)
+        return _ask(case, wish, attempt=attempt + 1)
     return Build(facts=replace(facts, retry_seconds=(due - case.now).total_seconds()))
 
 
 def _failure(case: Case, live: Manifest, failed: Mapping[str, Any]) -> Problem:
     """Why a Job failed: what its pod says, else what the Job controller says."""
-    if failed.get("reason") == "DeadlineExceeded":
+    pod = _pod(case, live)
+    # An export's Job has the deadline, a compilation's pod: there it starts once a node with a GPU was found.
+    if "DeadlineExceeded" in (failed.get("reason"), ((pod or {}).get("status") or {}).get("reason")):
         message = (
-            f"the build took longer than {live['spec'].get('activeDeadlineSeconds')} s; "
+            f"the build took longer than {case.spec.builds.active_deadline_seconds} s; "
             "next: raise spec.builds.activeDeadlineSeconds"
         )
         return Problem(reason="BuildDeadlineExceeded", message=message)
-    pod = _pod(case, live)
     problem = pod_state.problem(pod) if pod else None
     if problem is not None:
         return problem

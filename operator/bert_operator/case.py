@@ -7,6 +7,7 @@ from datetime import datetime
 from bert_operator.api import names
 from bert_operator.api import spec as api
 from bert_operator.api.observed import Manifest, Observed
+from bert_operator.api.status import TunedPlan
 from bert_operator.objects import identity, pod
 from bert_operator.pod_state import Problem
 from bert_operator.settings import HardwareProfile, Settings
@@ -20,6 +21,8 @@ class Case:
     spec: api.BertDeploymentSpec
     settings: Settings
     now: datetime
+    plan: TunedPlan | None = None
+    """The measured plan whose values stand in `spec` instead of the user's; None: these are the user's."""
 
     @property
     def identity(self) -> identity.Identity:

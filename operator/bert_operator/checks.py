@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from bert_operator.api.artifact import BertArtifactSpec
-from bert_operator.api.status import Condition, ConditionType
+from bert_operator.api.status import Condition, ConditionType, TunedPlan, TuningStatus
 from bert_operator.pod_state import Problem
 
+WAITING_FOR_ACCELERATOR: Final = "WaitingForAccelerator"
+"""Reason of a build that no node takes for want of a GPU."""
 GUARDS: Final = ("preflight", "verify")
 """Containers of a serving pod that refuse an artifact."""
+SCALING: Final = "Scaling"
+"""Reason of Progressing while an autoscaler's pods come or go."""
 STAGE_WORDS: Final = {
+    "stage": "Staging",
+    "compile": "Compiling",
     "fetch": "Fetching",
     "inspect": "Inspecting",
     "answer": "Answering",
@@ -33,6 +39,8 @@ class VersionFacts:
     request_key: str
     artifact_name: str = ""
     artifact: BertArtifactSpec | None = None
+    revision: str = ""
+    """What the source was resolved to, if that is known before the artifact is there."""
     newer_toolchain: bool = False
     """The artifact answers the same wish, asked of an older build image."""
     job: str = ""
@@ -53,7 +61,7 @@ class ServingFacts:
     """The live Deployment."""
 
     wished: int
-    """Replicas of the spec."""
+    """Replicas of the spec, or what an autoscaler has set."""
     current: bool
     """It says what the spec asks for, and its controller has seen that."""
     replicas: int
@@ -62,11 +70,41 @@ class ServingFacts:
     available: int
     stuck: str = ""
     """Why Kubernetes gave up on it or can't make its pods, in its own words."""
+    floor: int | None = None
+    """Fewest pods that are enough while an autoscaler sets their number; None: all that are wished."""
+    counted_by: str = ""
+    """Who sets their number if the spec doesn't, in words."""
 
     @property
     def complete(self) -> bool:
         """Every wished pod is new and available, and no old one is left."""
         return self.current and self.updated == self.available == self.replicas == self.wished
+
+    @property
+    def enough(self) -> bool:
+        """Everything asked for answers, though an autoscaler may be adding pods or removing some."""
+        if self.floor is None:
+            return self.complete
+        return self.current and self.updated == self.replicas and self.available >= self.floor
+
+    def says(self, text: str) -> str:
+        """A message, with who sets the number of pods."""
+        return f"{text}; {self.counted_by}" if self.counted_by else text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuningFacts:
+    """Where measuring stands, and what follows from it."""
+
+    mode: str
+    status: TuningStatus
+    """What the status will say; its plan is that of the newest measurement."""
+    served: TunedPlan | None = None
+    """The plan that the live Deployment follows."""
+    problem: Problem | None = None
+    """Why there is no plan."""
+    retry_seconds: float | None = None
+    """When the failed run is tried again, from now; None is never."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +122,10 @@ class Facts:
     server_problem: Problem | None = None
     refused: tuple[Problem, ...] = ()
     """Children that the API server didn't take, with its reason."""
+    autoscaler_problem: Problem | None = None
+    """Why the autoscaler doesn't scale."""
+    tuning: TuningFacts | None = None
+    """None while tuning is off."""
 
     @property
     def build_problem(self) -> tuple[VersionFacts, Problem] | None:
@@ -122,10 +164,14 @@ def source_resolved(facts: Facts) -> Verdict:
     failed = next((v for v in facts.unbuilt if v.problem and v.problem.container == "fetch"), None)
     if failed and failed.problem:
         return _bad(failed.problem, failed)
-    open_ = [v.label for v in facts.unbuilt if v.step in ("", "fetch")]
+    open_ = [v.label for v in facts.unbuilt if v.step in ("", "fetch") and not v.revision]
     if open_:
         return Verdict(status="Unknown", reason="Resolving", message=f"resolving {', '.join(open_)}")
-    known = [f"{v.label} is {v.artifact.report.revision}" for v in facts.versions if v.artifact]
+    known = [
+        f"{v.label} is {v.artifact.report.revision if v.artifact else v.revision}"
+        for v in facts.versions
+        if v.artifact or v.revision
+    ]
     return Verdict(status="True", reason="Resolved", message="; ".join(known))
 
 
@@ -165,8 +211,10 @@ def progressing(facts: Facts) -> Verdict:
         return Verdict(status="False", reason=stuck.reason, message=stuck.message)
     if facts.unbuilt:
         return Verdict(status="True", reason="Building", message=built(facts).message)
-    if facts.serving is None or not facts.serving.complete:
+    if facts.serving is None or not facts.serving.enough:
         return Verdict(status="True", reason="RollingOut", message=_rollout(facts))
+    if not facts.serving.complete:
+        return Verdict(status="True", reason=SCALING, message=_answering(facts.serving))
     return Verdict(status="False", reason="Complete")
 
 
@@ -174,10 +222,8 @@ def available(facts: Facts) -> Verdict:
     """Does any verified pod answer, be it of the previous revision?"""
     serving = facts.serving
     if serving and serving.available:
-        return Verdict(
-            status="True", reason="PodsAvailable", message=f"{serving.available} of {serving.wished} pods answer"
-        )
-    if serving and serving.wished == 0:
+        return Verdict(status="True", reason="PodsAvailable", message=serving.says(_answering(serving)))
+    if serving and serving.wished == 0 and not serving.counted_by:
         return Verdict(
             status="False", reason="ScaledToZero", message="spec.replicas is 0; next: kubectl scale bertd --replicas=1"
         )
@@ -196,11 +242,12 @@ def ready(facts: Facts) -> Verdict:
     if facts.unbuilt:
         return Verdict(status="False", reason="Building", message=built(facts).message)
     trouble = _trouble(facts)
-    if facts.serving is None or not facts.serving.complete:
+    if facts.serving is None or not facts.serving.enough:
         return _bad(trouble) if trouble else Verdict(status="False", reason="RollingOut", message=_rollout(facts))
     if facts.serving.wished == 0:
         return Verdict(status="False", reason="ScaledToZero", message="spec.replicas is 0")
-    return Verdict(status="True", reason="Serving", message=f"{facts.serving.available} verified pods answer")
+    message = facts.serving.says(f"{facts.serving.available} verified pods answer")
+    return Verdict(status="True", reason="Serving", message=message)
 
 
 def up_to_date(facts: Facts) -> Verdict:
@@ -218,13 +265,51 @@ def up_to_date(facts: Facts) -> Verdict:
 
 def degraded(facts: Facts) -> Verdict:
     """Abnormal-true: does anything need a person?"""
-    trouble = _stuck(facts) or _trouble(facts) or next(iter(facts.rejections), None)
+    trouble = _stuck(facts) or _trouble(facts) or next(iter(facts.rejections), None) or facts.autoscaler_problem
     if trouble:
         return Verdict(status="True", reason=trouble.reason, message=trouble.message)
     return Verdict(status="False", reason="AsExpected")
 
 
-CHECKS: Final[tuple[tuple[ConditionType, Callable[[Facts], Verdict]], ...]] = (
+def tuned(facts: Facts) -> Verdict | None:
+    """Is there a measured plan, and is it followed? Nothing while tuning is off."""
+    tuning = facts.tuning
+    if tuning is None:
+        return None
+    plan, problem = tuning.status.plan, tuning.problem
+    if problem:
+        again = "; it is tried again by itself" if tuning.retry_seconds is not None else ""
+        message = f"{problem.message}{again}; serving goes on as it is"
+        return Verdict(status="False", reason=problem.reason, message=message)
+    if plan is None:
+        if not tuning.status.job:
+            return Verdict(status="Unknown", reason="WaitingForArtifact", message="nothing to measure yet")
+        message = f"Job {tuning.status.job} measures {tuning.status.model}; serving goes on meanwhile"
+        return Verdict(status="Unknown", reason="Measuring", message=message)
+    if tuning.mode == "Recommend":
+        message = f"{_planned(plan)}; to serve by it, set tuning.mode to Apply"
+        return Verdict(status="True", reason="Recommended", message=message)
+    if plan != tuning.served or not (facts.serving and facts.serving.complete):
+        return Verdict(status="Unknown", reason="Applying", message=f"rolling out {_planned(plan)}")
+    return Verdict(status="True", reason="Applied", message=_planned(plan))
+
+
+def _planned(plan: TunedPlan) -> str:
+    """A plan in words."""
+    parts = [f"{plan.instances} instance{'s' if plan.instances > 1 else ''}"]
+    if plan.batching:
+        parts.append(f"batches up to {plan.max_batch_size} within {plan.max_queue_delay_microseconds} µs")
+    else:
+        parts.append("no batching")
+    if plan.replicas is not None:
+        parts.append(f"{plan.replicas} replica{'s' if plan.replicas != 1 else ''}")
+    return (
+        f"{', '.join(parts)}: {plan.requests_per_second} requests/s a pod at {plan.latency_milliseconds} ms "
+        f"p{plan.percentile}; {plan.why}"
+    )
+
+
+CHECKS: Final[tuple[tuple[ConditionType, Callable[[Facts], Verdict | None]], ...]] = (
     (ConditionType.ACCEPTED, accepted),
     (ConditionType.SOURCE_RESOLVED, source_resolved),
     (ConditionType.BUILT, built),
@@ -233,6 +318,7 @@ CHECKS: Final[tuple[tuple[ConditionType, Callable[[Facts], Verdict]], ...]] = (
     (ConditionType.AVAILABLE, available),
     (ConditionType.READY, ready),
     (ConditionType.UP_TO_DATE, up_to_date),
+    (ConditionType.TUNED, tuned),
     (ConditionType.DEGRADED, degraded),
 )
 
@@ -249,6 +335,8 @@ def conditions(facts: Facts, before: Sequence[Condition], now: str) -> list[Cond
     result = []
     for kind, check in CHECKS:
         verdict = check(facts)
+        if verdict is None:
+            continue
         old = known.get(kind)
         flipped = old is None or old.status != verdict.status
         result.append(
@@ -271,17 +359,23 @@ def stage(facts: Facts) -> str:
     if facts.claim_problem:
         return "WaitingForClaim"
     if facts.build_problem:
-        return "Retrying" if facts.build_problem[0].retry_seconds is not None else "BuildFailed"
+        return _build_trouble(*facts.build_problem)
     if facts.unbuilt:
         return STAGE_WORDS.get(facts.unbuilt[0].step, "Queued")
     if facts.serving is None:
         return "Starting"
-    if facts.serving.complete:
+    if facts.serving.enough:
         return "Ready" if facts.serving.wished else "ScaledToZero"
     trouble = _trouble(facts)
     if trouble:
         return "VerifyFailed" if trouble.container in GUARDS and trouble.told else "ServerFailed"
     return "Starting" if facts.serving.available == 0 else "RollingOut"
+
+
+def _build_trouble(version: VersionFacts, problem: Problem) -> str:
+    if problem.reason == WAITING_FOR_ACCELERATOR:
+        return "WaitingForGpu"
+    return "Retrying" if version.retry_seconds is not None else "BuildFailed"
 
 
 def _trouble(facts: Facts) -> Problem | None:
@@ -323,7 +417,12 @@ def _rollout(facts: Facts) -> str:
     if facts.serving is None:
         return "the server's Deployment is being made"
     s = facts.serving
-    return f"{s.updated} of {s.wished} pods are new, {s.available} answer"
+    fewest = f", at least {s.floor} are asked for" if s.floor is not None else ""
+    return f"{s.updated} of {s.wished} pods are new, {s.available} answer{fewest}"
+
+
+def _answering(serving: ServingFacts) -> str:
+    return f"{serving.available} of {serving.wished} pods answer"
 
 
 def _building(version: VersionFacts) -> str:

@@ -27,6 +27,7 @@ OURS: Final = f"{names.MANAGED_BY}={names.MANAGER}"
 CHILDREN: Final = (
     ("apps", "v1", "deployments"),
     ("apps", "v1", "replicasets"),
+    ("autoscaling", "v2", "horizontalpodautoscalers"),
     ("", "v1", "services"),
     ("", "v1", "configmaps"),
     ("batch", "v1", "jobs"),

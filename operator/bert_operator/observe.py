@@ -23,6 +23,7 @@ KINDS: Final = (
     names.ARTIFACT_KIND,
     "Deployment",
     "ReplicaSet",
+    "HorizontalPodAutoscaler",
     "Service",
     "ConfigMap",
     "PersistentVolumeClaim",
@@ -126,6 +127,7 @@ class World:
             bert=bert,
             deployments=deployments,
             replica_sets=self._find(("owner", "ReplicaSet", d["metadata"]["uid"]) for d in deployments),
+            autoscalers=self._find([("owner", "HorizontalPodAutoscaler", uid)]),
             services=self._find([("owner", "Service", uid)]),
             config_maps=self._find([("owner", "ConfigMap", uid)]),
             pods=self._find([("server", "Pod", namespace, name, _owner_label(uid))]),
@@ -266,6 +268,8 @@ def _requests_of_status(bert: Manifest) -> Iterator[str]:
         for version in model.get("versions") or ():
             if version.get("requestKey"):
                 yield version["requestKey"]
+    if profile := ((bert.get("status") or {}).get("tuning") or {}).get("key"):
+        yield profile
 
 
 def _identity(obj: Manifest) -> tuple[str, str]:

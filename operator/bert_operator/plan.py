@@ -5,12 +5,13 @@ planning on the world that a plan asked for gives an empty plan.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from bert_operator import builds, checks, serving
+from bert_operator import builds, checks, scaling, serving, tuning
 from bert_operator.api import spec as api
 from bert_operator.api.actions import Note, Plan
 from bert_operator.api.observed import Manifest, Observed
@@ -21,10 +22,11 @@ from bert_operator.api.status import (
     Endpoint,
     ModelStatus,
     Summary,
+    TuningStatus,
     VersionStatus,
 )
 from bert_operator.case import Case, find
-from bert_operator.objects import claim, drift, identity
+from bert_operator.objects import claim, drift, hpa, identity
 from bert_operator.pod_state import Problem
 from bert_operator.settings import Settings
 
@@ -77,6 +79,7 @@ def _rejections(case: Case) -> tuple[Problem, ...]:
     unsupported = [
         *(_profile_fault(case) or builds.unsupported(case)),
         *serving.server(case).unsupported(case.spec, case.settings),
+        *tuning.unsupported(case),
     ]
     return (*_conflicts(case), *(Problem(reason="Unsupported", message=message) for message in unsupported))
 
@@ -123,7 +126,10 @@ def _conflict_recheck(bert: Manifest, rejections: Iterable[Problem], now: dateti
 def _accepted(case: Case) -> Plan:
     built = builds.of_case(case)
     versions = tuple(build.facts for build in built)
-    wanted = [drift.stamped(manifest) for manifest in serving.desired(case, versions)]
+    tuned = tuning.of_case(case, versions)
+    case = replace(case, spec=tuning.applied(case.spec, tuned.plan), plan=tuned.plan)
+    desired = (*serving.desired(case, versions), *scaling.desired(case))
+    wanted = [drift.stamped(manifest) for manifest in desired]
     facts = checks.Facts(
         generation=_generation(case.observed.bert),
         claim_problem=case.claim_problem(),
@@ -132,17 +138,29 @@ def _accepted(case: Case) -> Plan:
         serving=serving.facts(case, wanted),
         server_problem=serving.problem(case, wanted),
         refused=_refused(case.observed),
+        autoscaler_problem=scaling.problem(case),
+        tuning=tuned.facts,
     )
     status, notes = _report(case.observed.bert, facts, case, case.now)
     ask = facts.claim_problem is None
+    jobs: list[builds.Build | tuning.Tuned] = [*built, tuned]
+    again = [*(version.retry_seconds for version in versions), scaling.recheck_seconds(case)]
+    again += [tuned.facts.retry_seconds if tuned.facts else None]
     return Plan(
-        apply=(*_claim(case), *_records(built), *_changed(case, wanted)),
-        create=_unique(build.create for build in built if build.create and ask),
-        adopt=tuple(builds.adoption(case, live) for live in _unique(b.adopt for b in built if b.adopt)),
-        delete=(*builds.orphans(case, built), *serving.orphans(case, wanted)),
+        hold=scaling.hold(case, wanted),
+        apply=(*_claim(case), *_records(built, tuned), *_changed(case, wanted)),
+        create=_unique(job.create for job in jobs if job.create and ask),
+        adopt=tuple(builds.adoption(case, live) for live in _unique(job.adopt for job in jobs if job.adopt)),
+        release=scaling.release(case),
+        delete=(
+            *builds.orphans(case, built),
+            *serving.orphans(case, wanted),
+            *scaling.orphans(case),
+            *tuning.orphans(case, tuned),
+        ),
         status=status,
         notes=notes,
-        recheck_after_seconds=min((v.retry_seconds for v in versions if v.retry_seconds), default=None),
+        recheck_after_seconds=min((seconds for seconds in again if seconds), default=None),
     )
 
 
@@ -164,8 +182,11 @@ def _claim(case: Case) -> list[Manifest]:
     return [_updating(want, live)] if drift.differs(want, live) else []
 
 
-def _records(built: Sequence[builds.Build]) -> list[Manifest]:
-    return list(_unique(build.record for build in built if build.record))
+def _records(built: Sequence[builds.Build], tuned: tuning.Tuned) -> list[Manifest]:
+    """Of each artifact one record: a build's comes first, a measurement of the same artifact with the next look."""
+    return list(
+        _unique([*([tuned.record] if tuned.record else []), *(build.record for build in built if build.record)])
+    )
 
 
 def _changed(case: Case, wanted: Iterable[Manifest]) -> list[Manifest]:
@@ -173,6 +194,7 @@ def _changed(case: Case, wanted: Iterable[Manifest]) -> list[Manifest]:
     live_by_kind = {
         "ConfigMap": case.observed.config_maps,
         "Deployment": case.observed.deployments,
+        hpa.KIND: case.observed.autoscalers,
         "Service": case.observed.services,
     }
     changed = []
@@ -206,7 +228,8 @@ def _report(
     old = bert.get("status") or {}
     before = [Condition.model_validate(condition) for condition in old.get("conditions") or ()]
     after = checks.conditions(facts, before, now.strftime("%Y-%m-%dT%H:%M:%SZ"))
-    status = _status(facts, case, after).model_dump(mode="json", by_alias=True)
+    # The API server keeps no null, so none may be asked for: the comparison would never find it.
+    status = _status(facts, case, after).model_dump(mode="json", by_alias=True, exclude_none=True)
     return (None if status == old else status), _notes(before, after)
 
 
@@ -218,10 +241,17 @@ def _status(facts: checks.Facts, case: Case | None, conditions: list[Condition])
         summary=_summary(facts),
         models=_models(facts),
         endpoint=serving.endpoint(case) if case else Endpoint(),
+        tuning=_tuning(facts),
         replicas=live.replicas if live else 0,
         ready_replicas=live.ready if live else 0,
         selector=",".join(f"{key}={value}" for key, value in case.identity.selector().items()) if case else "",
     )
+
+
+def _tuning(facts: checks.Facts) -> TuningStatus | None:
+    if facts.tuning is None:
+        return None
+    return facts.tuning.status.model_copy(update={"served": facts.tuning.served})
 
 
 def _summary(facts: checks.Facts) -> Summary:
@@ -244,7 +274,9 @@ def _models(facts: checks.Facts) -> list[ModelStatus]:
 def _version_status(version: checks.VersionFacts) -> VersionStatus:
     if version.artifact is None:
         stage = "Failed" if version.problem else checks.STAGE_WORDS.get(version.step, "Queued")
-        return VersionStatus(version=version.version, stage=stage, request_key=version.request_key)
+        return VersionStatus(
+            version=version.version, stage=stage, request_key=version.request_key, revision=version.revision
+        )
     report = version.artifact.report
     return VersionStatus(
         version=version.version,
@@ -258,8 +290,10 @@ def _version_status(version: checks.VersionFacts) -> VersionStatus:
     )
 
 
-_TOLD: Final = (ConditionType.BUILT, ConditionType.VERIFIED, ConditionType.READY)
+_TOLD: Final = (ConditionType.BUILT, ConditionType.VERIFIED, ConditionType.READY, ConditionType.TUNED)
 """Conditions whose turn to True is worth an event."""
+_TROUBLE: Final = ((ConditionType.DEGRADED, "True"), (ConditionType.TUNED, "False"))
+"""What is worth a warning."""
 
 
 def _notes(before: Sequence[Condition], after: Sequence[Condition]) -> tuple[Note, ...]:
@@ -271,8 +305,9 @@ def _notes(before: Sequence[Condition], after: Sequence[Condition]) -> tuple[Not
             continue
         told = condition.type in _TOLD and condition.status == "True"
         started = condition.type == ConditionType.PROGRESSING and condition.status == "True"
+        started = started and condition.reason != checks.SCALING  # the autoscaler tells that itself
         if told or started:
             notes.append(Note(type="Normal", reason=condition.reason, message=condition.message))
-        elif condition.type == ConditionType.DEGRADED and condition.status == "True":
+        elif (condition.type, condition.status) in _TROUBLE:
             notes.append(Note(type="Warning", reason=condition.reason, message=condition.message))
     return tuple(notes)

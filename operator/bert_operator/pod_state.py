@@ -50,7 +50,7 @@ def stage(pod: Manifest) -> str:
 
 def report(pod: Manifest) -> BuildReport | None:
     """The report of a finished build pod's main container, or None if it left none that can be read."""
-    main = next(iter(pod.get("status", {}).get("containerStatuses") or ()), {})
+    main: Mapping[str, Any] = next(iter(pod.get("status", {}).get("containerStatuses") or ()), {})
     terminated = (main.get("state") or {}).get("terminated") or {}
     try:
         return BuildReport.model_validate_json(terminated.get("message") or "")
@@ -110,8 +110,7 @@ def _terminated_problem(status: Mapping[str, Any]) -> Problem | None:
     name = status["name"]
     told = _told(terminated.get("message") or "")
     if told:
-        step = f"; next: {told.next_step}" if told.next_step else ""
-        message = f"{told.message}{step}"
+        message = f"{told.message.rstrip('.')}; next: {told.next_step}" if told.next_step else told.message
         passing = code == ExitCode.PASSING
         return Problem(reason=told.reason, message=message, container=name, passing=passing, told=True)
     if terminated.get("reason") == "OOMKilled" or code == _OOM_EXIT:

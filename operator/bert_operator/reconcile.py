@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from bert_operator.api.actions import Note, Plan, Ref
+from bert_operator.api.actions import Hold, Note, Plan, Ref
 from bert_operator.api.observed import Manifest, Observed, Refusal
 from bert_operator.cluster.calls import Cluster
 from bert_operator.cluster.errors import ApiError
@@ -77,7 +77,7 @@ class Reconciler:
         done = _done(plan)
         if done:
             logger.info("%s", done)
-        wrote = bool(plan.apply or plan.create or plan.adopt or plan.delete)
+        wrote = bool(plan.hold or plan.apply or plan.create or plan.adopt or plan.release or plan.delete)
         recheck = CREATED_ELSEWHERE_SECONDS if raced else plan.recheck_after_seconds
         return Outcome(recheck_after=recheck, wrote=wrote and not raced)
 
@@ -98,7 +98,13 @@ class Reconciler:
         return self.planner.make_plan(replace(observed, refused=refused), self.settings, self.now())
 
     async def _write_children(self, key: Key, plan: Plan) -> tuple[bool, list[ApiError]]:
-        """First what is new or different, all at once; only if all of that worked, adoptions and deletions."""
+        """First what is new or different, all at once; only if all of that worked, adoptions and deletions.
+
+        Before all that, counts are held: if that fails, nothing may be applied that relies on it.
+        """
+        held = await self._holds(key, plan.hold)
+        if held:
+            return False, held
         created = [self._create(key, manifest) for manifest in plan.create]
         applied = [self._apply(key, manifest) for manifest in plan.apply]
         results = await _all([*created, *applied])
@@ -108,7 +114,12 @@ class Reconciler:
             adopted = [self._lay_reply(key, self.cluster.adopt(key[0], adoption)) for adoption in plan.adopt]
             later = await _all([*adopted, *(self._delete(key, ref) for ref in plan.delete)])
             failures = [result for result in later if isinstance(result, ApiError)]
+            failures += await self._holds(key, plan.release)
         return raced, failures
+
+    async def _holds(self, key: Key, holds: Iterable[Hold]) -> list[ApiError]:
+        results = await _all([self._lay_reply(key, self.cluster.hold(key[0], hold)) for hold in holds])
+        return [result for result in results if isinstance(result, ApiError)]
 
     async def _apply(self, key: Key, manifest: Manifest) -> bool:
         return await self._lay_reply(key, self.cluster.apply(manifest))
@@ -159,10 +170,12 @@ async def _all(calls: Iterable[Awaitable[bool]]) -> list[bool | ApiError]:
 def _done(plan: Plan) -> str:
     """One line of what was written, for the log; empty for a world at rest."""
     objects = [
+        *(f"held {hold.count} replicas of Deployment {hold.name}" for hold in plan.hold),
         *(f"applied {made['kind']} {made['metadata']['name']}" for made in plan.apply),
         *(f"created {made['kind']} {made['metadata']['name']}" for made in plan.create),
         *(f"joined {adoption.kind} {adoption.name}" for adoption in plan.adopt),
         *(f"deleted {ref.kind} {ref.name}" for ref in plan.delete),
+        *(f"let go of the replicas of Deployment {hold.name}" for hold in plan.release),
     ]
     stage = plan.status.get("summary", {}).get("stage") if plan.status else None
     return "; ".join([*objects, *([f"stage {stage}"] if stage else [])])

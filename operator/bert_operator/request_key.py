@@ -15,7 +15,7 @@ WISH_DIGITS: Final = 20
 TOOLCHAIN_DIGITS: Final = 12
 
 
-def request_key(
+def request_key(  # noqa: PLR0913 - each of them is part of the key
     spec: api.BertDeploymentSpec,
     build: api.Build,
     version: api.ModelVersion,
@@ -23,6 +23,7 @@ def request_key(
     claim_uid: str,
     refresh: str,
     image: str,
+    engine_image: str = "",
 ) -> str:
     """Name one build request.
 
@@ -34,6 +35,8 @@ def request_key(
         claim_uid: UID of the store's claim: the same wish on another claim is another build.
         refresh: value of the annotation bertops.dev/refresh.
         image: references of the build images.
+        engine_image: for a TensorRT engine, the image that compiles it: the engine fits no other server, so another
+            image is another wish.
 
     Returns:
         32 hex digits.
@@ -45,7 +48,7 @@ def request_key(
         "build": _plain(build),
         "hardware": _plain(spec.hardware),
         "builds": _plain(spec.builds),
-    }
+    } | ({"engineImage": engine_image} if engine_image else {})
     return digest(wish)[:WISH_DIGITS] + digest(image)[:TOOLCHAIN_DIGITS]
 
 

@@ -13,6 +13,7 @@ from bert_operator import health, logs, observe
 from bert_operator.api import names
 from bert_operator.cluster.calls import Cluster
 from bert_operator.cluster.connection import ConfigurationError, Connection
+from bert_operator.cluster.errors import ApiError
 from bert_operator.metrics import Metrics
 from bert_operator.reconcile import Outcome, Planner, Reconciler
 from bert_operator.settings import Settings
@@ -22,8 +23,9 @@ from bert_operator.work_queue import Done, Key, WorkQueue
 logger = logging.getLogger(__name__)
 
 RESYNC_JITTER: Final = 0.2
-CRD_SECONDS: Final = 60.0
-"""How long a missing CRD is waited for: the chart installs both at once."""
+LOOK_SECONDS: Final = 1.0
+SERVED_SECONDS: Final = 60.0
+"""How long our kinds are waited for: the chart installs the CRDs with us, and a node may start before its network."""
 
 
 class Runtime:
@@ -58,7 +60,7 @@ class Runtime:
         """Connect and answer probes; keys gather until `listed`.
 
         Raises:
-            ConfigurationError: no way to the API server is configured.
+            ConfigurationError: no way to the API server is configured, or it doesn't serve our kinds in time.
             OSError: the port of the probes is taken.
         """
         await self.connection.open()
@@ -66,17 +68,32 @@ class Runtime:
         await self._until_served()
         self._queue.start()
 
-    async def _until_served(self, seconds: float = CRD_SECONDS) -> None:
-        """Wait for our CRDs: kopf looks for them once, and without them would watch nothing for ever."""
+    async def _until_served(self, seconds: float = SERVED_SECONDS) -> None:
+        """Wait for our CRDs: kopf looks for them once, and without them would watch nothing for ever.
+
+        An API server that can't be asked is waited for too: kopf would start everything a second time.
+        """
+        why = "the API server can't be asked: no answer"
         try:
             async with asyncio.timeout(seconds):
-                while not await self._cluster.api_is_served():  # noqa: ASYNC110 - a watch needs the CRD it would wait for
-                    await asyncio.sleep(1)
+                while why_not := await self._unserved():
+                    why = why_not
+                    await asyncio.sleep(LOOK_SECONDS)  # a watch needs the CRD it would wait for
         except TimeoutError:
-            raise ConfigurationError(
-                f"the API server doesn't know {names.GROUP}/{names.VERSION}; install the CRDs (crds/*.yaml, or the "
-                "chart with crds.install: true)"
-            ) from None
+            raise ConfigurationError(why) from None
+
+    async def _unserved(self) -> str:
+        """Why our kinds can't be used, in one line; empty if they can."""
+        try:
+            served = await self._cluster.api_is_served()
+        except ApiError as error:
+            said = " ".join(str(error).split())
+            return f"the API server can't be asked: {said}; check its address, the network and the operator's rights"
+        missing = (
+            f"the API server doesn't know {names.GROUP}/{names.VERSION}; install the CRDs (crds/*.yaml, or the chart "
+            "with crds.install: true)"
+        )
+        return "" if served else missing
 
     async def stop(self) -> None:
         """Finish what runs, then let go of everything."""

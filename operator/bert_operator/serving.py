@@ -6,11 +6,11 @@ Until every version has its artifact nothing here is asked for anew: what serves
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bert_operator import checks, pod_state
+from bert_operator import checks, pod_state, scaling
 from bert_operator.api import names
 from bert_operator.api.actions import Ref
 from bert_operator.api.observed import Manifest
-from bert_operator.api.status import Endpoint
+from bert_operator.api.status import ConditionType, Endpoint
 from bert_operator.case import Case, find
 from bert_operator.objects import config_map, deployment, drift, service
 from bert_operator.pod_state import Problem
@@ -51,16 +51,32 @@ def facts(case: Case, wanted: Sequence[Manifest]) -> checks.ServingFacts | None:
         return None
     want = next((manifest for manifest in wanted if manifest["kind"] == "Deployment"), None)
     status = live.get("status") or {}
-    seen = int(status.get("observedGeneration") or 0) >= int(live["metadata"].get("generation") or 0)
     return checks.ServingFacts(
-        wished=case.spec.replicas,
-        current=seen and want is not None and not drift.differs(want, live),
+        wished=scaling.live_count(case, live),
+        floor=scaling.floor(case),
+        counted_by=scaling.words(case),
+        current=_seen(case, live) and want is not None and not drift.differs(want, live),
         replicas=int(status.get("replicas") or 0),
         updated=int(status.get("updatedReplicas") or 0),
         ready=int(status.get("readyReplicas") or 0),
         available=int(status.get("availableReplicas") or 0),
         stuck=_stuck(status),
     )
+
+
+def _seen(case: Case, live: Manifest) -> bool:
+    """Whether the live Deployment's controller has looked at what it says now."""
+    if int((live.get("status") or {}).get("observedGeneration") or 0) >= int(live["metadata"].get("generation") or 0):
+        return True
+    # What an autoscaler writes is no rollout: it doesn't unmake what was ready for this very spec.
+    metadata, status = case.observed.bert["metadata"], case.observed.bert.get("status") or {}
+    was_ready = any(
+        condition["type"] == ConditionType.READY
+        and condition["status"] == "True"
+        and condition.get("observedGeneration") == metadata.get("generation")
+        for condition in status.get("conditions") or ()
+    )
+    return was_ready and scaling.wished(case) is None
 
 
 def problem(case: Case, wanted: Sequence[Manifest]) -> Problem | None:
@@ -129,6 +145,7 @@ def _deployment(case: Case, container: ServerContainer, versions: Sequence[check
             container=container,
             claim_name=case.store_claim_name,
             one_node_claims=case.one_node_claims([case.store_claim_name]),
+            tuning=case.plan.model_dump_json(by_alias=True, exclude_none=True) if case.plan else "",
             answers={
                 version.request_key: {
                     "artifact": version.artifact_name,
@@ -137,6 +154,8 @@ def _deployment(case: Case, container: ServerContainer, versions: Sequence[check
                 for version in versions
                 if version.artifact
             },
+            replicas=scaling.wished(case),
+            autoscaled=scaling.given(case),
         )
     )
 

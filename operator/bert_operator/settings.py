@@ -5,10 +5,10 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bert_operator.api.base import Model
 from bert_operator.api.spec import LabelKey, LabelValue, Resources, Toleration
@@ -26,6 +26,8 @@ class Images(Model):
     """Runs the export steps: PyTorch, transformers, ONNX."""
     tensorflow: str = ""
     """Runs the steps that need TensorFlow: SavedModels, made or read. Empty: this installation makes none."""
+    analyzer: str = ""
+    """Measures served models: Model Analyzer and perf_analyzer. Empty: this installation doesn't tune."""
 
 
 class TritonRelease(Model):
@@ -34,6 +36,10 @@ class TritonRelease(Model):
     image: str
     onnx_backend: Literal["onnxruntime", "onnxruntime_python"] = "onnxruntime"
     """Which of the image's backends runs ONNX: the public images' own, or ours over the Python backend."""
+    tensorrt_image: str = ""
+    """NVIDIA's image with the TensorRT of this release, which compiles its engines; empty: it serves none."""
+    tensorrt_version: str = ""
+    """Version of TensorRT inside both images, e.g. 11.2.1.2. If it is set, builds and pods refuse any other."""
 
 
 class Triton(Model):
@@ -61,6 +67,12 @@ class HardwareProfile(Model):
 
     resource_name: str = ""
     """Extended resource of its accelerators, e.g. nvidia.com/gpu; empty: there are none."""
+    compute_capability: Annotated[str, Field(pattern=r"^([0-9]{1,2}\.[0-9])?$")] = ""
+    """Of its GPUs, e.g. 8.6. If it is set, an engine for any other is refused."""
+    export_profile: str = ""
+    """Profile in which models are exported to ONNX before they are compiled here; empty: these nodes, without a GPU."""
+    runtime_class_name: str = ""
+    """RuntimeClass of the pods on these nodes, e.g. nvidia; empty: the cluster's default."""
     node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)
 
@@ -89,6 +101,17 @@ class Settings(Model):
     """Reconciles that run at once."""
     resync_seconds: int = Field(600, ge=10)
     """Every BertDeployment is looked at this often even if nothing stirs, ± 20 %."""
+
+    @model_validator(mode="after")
+    def _exports_somewhere(self) -> Self:
+        known = self.hardware_profiles
+        for name, profile in known.items():
+            if profile.export_profile and profile.export_profile not in known:
+                raise ValueError(
+                    f"hardwareProfiles.{name}.exportProfile is {profile.export_profile!r}: write one of "
+                    f"{', '.join(sorted(known))}"
+                )
+        return self
 
 
 def load(path: str | None = None) -> Settings:

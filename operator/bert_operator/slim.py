@@ -52,6 +52,26 @@ def _replica_set(obj: Manifest) -> dict[str, Any]:
     }
 
 
+def _deployment(obj: Manifest) -> dict[str, Any]:
+    cut = _whole(obj)
+    cut["metadata"]["managedFields"] = [
+        _pick(entry, ("manager", "operation", "subresource")) | {"fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        for entry in (obj.get("metadata") or {}).get("managedFields") or ()
+        if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+    ]
+    return cut
+
+
+def _autoscaler(obj: Manifest) -> dict[str, Any]:
+    # Its status tells the measured load anew every 15 s, and a message may name another pod each time.
+    conditions = [
+        _pick(condition, ("type", "status", "reason", "lastTransitionTime"))
+        for condition in (obj.get("status") or {}).get("conditions") or ()
+        if condition.get("type") == "ScalingActive"
+    ]
+    return _whole(obj) | {"status": {"conditions": conditions}}
+
+
 def _pod(obj: Manifest) -> dict[str, Any]:
     status = obj.get("status") or {}
     cut = _pick(status, POD_STATUS)
@@ -83,4 +103,6 @@ _CUTS: Final[Mapping[str, Callable[[Manifest], dict[str, Any]]]] = {
     "Pod": _pod,
     "ReplicaSet": _replica_set,
     "ConfigMap": _metadata_only,
+    "Deployment": _deployment,
+    "HorizontalPodAutoscaler": _autoscaler,
 }

@@ -33,9 +33,12 @@ def main() -> int:
     parser.add_argument("samples", nargs="*", type=Path, default=sorted(SAMPLES.glob("*.yaml")))
     chosen = parser.parse_args()
     place = provider.choose(os.environ)
-    kube, images = _ground(place)
     figures: dict[str, dict[str, Any]] = {}
-    with sources.prepared(kube, images, chosen.model):
+    kube, images = _loaded(place)
+    with sources.hub(chosen.model, provider.address_towards(kube)) as hub:
+        install_operator(kube, images, hub=hub)
+        restricted_namespace(kube)
+        sources.put(kube, images, chosen.model)
         for file in chosen.samples:
             figures[file.stem] = _run(kube, images, file)
             print(f"  {file.stem}: {figures[file.stem]}", flush=True)
@@ -43,7 +46,7 @@ def main() -> int:
     return 0 if all(told["answers_match"] is not False for told in figures.values()) else 1
 
 
-def _ground(place: provider.Provider) -> tuple[Kube, Images]:
+def _loaded(place: provider.Provider) -> tuple[Kube, Images]:
     place.up()
     more = [name for name in DOCKERFILES if name not in ("operator", "pytorch", "triton-cpu")]
     if place.makes_cluster:
@@ -52,10 +55,7 @@ def _ground(place: provider.Provider) -> tuple[Kube, Images]:
             list(pool.map(place.load, archives))
     else:
         images = provider.given_images(os.environ, more)
-    kube = place.kube(NAMESPACE)
-    install_operator(kube, images)
-    restricted_namespace(kube)
-    return kube, images
+    return place.kube(NAMESPACE), images
 
 
 def _run(kube: Kube, images: Images, file: Path) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def test_report_tells_what_was_built(bench: Bench) -> None:
     assert report.fidelity.samples > 5
     assert 0 < report.fidelity.max_abs_difference < report.fidelity.limit_max_abs_difference
     assert report.peak_memory_bytes > 100 << 20
-    assert set(report.durations_seconds) == {"fetch", "inspect", "convert", "compare"}
+    assert set(report.durations_seconds) == {"fetch", "inspect", "answer", "convert", "compare"}
     assert report.size_bytes == sum(
         file.stat().st_size for file in bench.artifact(report).iterdir() if file.suffix != ".json"
     )

@@ -117,6 +117,7 @@ MAY = [
     ("patch", "apps", "deployments", ""),
     ("create", "apps", "deployments", ""),
     ("watch", "apps", "replicasets", ""),
+    ("delete", "autoscaling", "horizontalpodautoscalers", ""),
     ("get", "", "services", ""),
     ("delete", "", "configmaps", ""),
     ("delete", "batch", "jobs", ""),

@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
+
+import yaml
 
 from images.catalog import BASIC
 from support.installation import ROOT, Images, field_of
@@ -81,6 +85,15 @@ def choose(environment: Mapping[str, str]) -> Provider:
     if shutil.which("kind") and shutil.which("docker") and _quiet("docker", "info"):
         return Provider(name="kind")
     return Provider(name="localcluster")
+
+
+def address_towards(kube: Kube) -> str:
+    """This machine's address on the way to a cluster's API server, where pods reach it too; no packet is sent."""
+    config = yaml.safe_load(kube.kubeconfig.read_text(encoding="utf-8"))
+    parts = urlsplit(config["clusters"][0]["cluster"]["server"])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((parts.hostname, parts.port))
+        return str(probe.getsockname()[0])
 
 
 def given_images(environment: Mapping[str, str], more: Sequence[str] = ()) -> Images:

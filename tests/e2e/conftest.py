@@ -1,17 +1,16 @@
 """A real node, the operator installed by its chart, and a real model on a claim: once for all end-to-end tests."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-import yaml
 
+from demo.provider import address_towards
 from e2e.cluster import CLUSTER, localcluster
 from support import hub_server
 from support.installation import (
@@ -44,10 +43,10 @@ def model() -> Path:
 @pytest.fixture(scope="session")
 def images() -> Images:
     """Images built from this tree, loaded on the node."""
-    references, archives = built_images()
+    references, archives = built_images("tensorflow", "tfserving-standin", "torchserve", "analyzer")
     localcluster("up", "--name", CLUSTER)
-    for archive in archives:
-        localcluster("load-image", str(archive), "--name", CLUSTER)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda archive: localcluster("load-image", str(archive), "--name", CLUSTER), archives))
     return references
 
 
@@ -62,18 +61,9 @@ def node(images: Images) -> Kube:
 @pytest.fixture(scope="session")
 def hub(node: Kube, model: Path) -> Iterator[hub_server.Hub]:
     """A stand-in for the Hugging Face Hub that pods reach; it has the real model as team/bert."""
-    api_server = yaml.safe_load(node.kubeconfig.read_text(encoding="utf-8"))["clusters"][0]["cluster"]["server"]
-    with hub_server.running(_address_towards(api_server)) as hub:
+    with hub_server.running(address_towards(node)) as hub:
         hub.files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
         yield hub
-
-
-def _address_towards(url: str) -> str:
-    """This machine's address on the way to a server; no packet is sent."""
-    parts = urlsplit(url)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((parts.hostname, parts.port))
-        return str(probe.getsockname()[0])
 
 
 @pytest.fixture(scope="session")

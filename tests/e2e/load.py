@@ -18,7 +18,9 @@ while not stopped and sent < 6000:
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=10) as reply:
-            if not json.load(reply)["outputs"][0]["data"]:
+            answer = json.load(reply)
+            first = answer["outputs"][0] if "outputs" in answer else answer["label"]
+            if not (first["data"] if isinstance(first, dict) else first):
                 failed.append("empty answer")
     except Exception as error:
         failed.append(f"request {sent}: {error!r}")
@@ -39,10 +41,19 @@ class Load:
 
 
 @contextlib.contextmanager
-def steady_load(kube: Kube, image: str, service: str, model: str) -> Iterator[Load]:
-    """Send requests to a Service until the block ends."""
+def steady_load(kube: Kube, image: str, service: str, model: str, *, server: str = "triton") -> Iterator[Load]:
+    """Send requests to a Service until the block ends.
+
+    Args:
+        kube: cluster and namespace.
+        image: an image with Python.
+        service: name of the Service.
+        model: triton: the model's name; tfserving: with /versions/N or /labels/L behind it, if one is wanted;
+            torchserve: with /N behind it, if one is wanted (a classifier with a tokenizer).
+        server: triton, tfserving or torchserve.
+    """
     load = Load()
-    kube.apply(_pod(kube, image, service, model))
+    kube.apply(_pod(image, *_REQUESTS[server](service, model)))
     wait_for("the load", lambda: "started" in kube.kubectl("logs", "load", check=False), seconds=60)
     yield load
     kube.kubectl("delete", "pod", "load", "--wait=false")
@@ -63,11 +74,27 @@ def _told(kube: Kube) -> dict[str, Any] | None:
     return None
 
 
-def _pod(kube: Kube, image: str, service: str, model: str) -> dict[str, Any]:
-    tensors = {"input_ids": [101, 7592, 2088, 102], "attention_mask": [1] * 4, "token_type_ids": [0] * 4}
-    inputs = [{"name": n, "shape": [1, 4], "datatype": "INT64", "data": data} for n, data in tensors.items()]
-    url = f"http://{service}.{kube.namespace}.svc:8000/v2/models/{model}/infer"
-    env = {"URL": url, "BODY": json.dumps({"inputs": inputs})}
+_TENSORS: Final = {"input_ids": [101, 7592, 2088, 102], "attention_mask": [1] * 4, "token_type_ids": [0] * 4}
+
+
+def _to_triton(service: str, model: str) -> tuple[str, Any]:
+    inputs = [{"name": n, "shape": [1, 4], "datatype": "INT64", "data": data} for n, data in _TENSORS.items()]
+    return f"{service}:8000/v2/models/{model}/infer", {"inputs": inputs}
+
+
+def _to_tfserving(service: str, model: str) -> tuple[str, Any]:
+    return f"{service}:8501/v1/models/{model}:predict", {"inputs": {name: [data] for name, data in _TENSORS.items()}}
+
+
+def _to_torchserve(service: str, model: str) -> tuple[str, Any]:
+    return f"{service}:8080/predictions/{model}", {"text": "What a good film!"}
+
+
+_REQUESTS: Final = {"triton": _to_triton, "tfserving": _to_tfserving, "torchserve": _to_torchserve}
+
+
+def _pod(image: str, address: str, body: Any) -> dict[str, Any]:
+    env = {"URL": f"http://{address}", "BODY": json.dumps(body)}
     container = {
         "name": "load",
         "image": image,

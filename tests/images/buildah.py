@@ -6,7 +6,7 @@ All its storage is below the cache folder; the system's own (/var/lib/containers
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,8 @@ from images.job import Job
 from images.packaging_access import build_arguments
 from images.progress import step
 
+_KEPT: Final = 4
+"""Tags of an image that stay in the storage, the present ones among them: two images with their toolchain's names."""
 _PROGRAMS: Final = {"buildah": "buildah", "skopeo": "skopeo", "debootstrap": "debootstrap"}
 
 
@@ -61,6 +63,16 @@ class Buildah:
             what=f"building {image.name}",
             log=log,
         )
+        self._drop_old(image)
+
+    def _drop_old(self, image: Image) -> None:
+        """Keep the newest images of this name: each of the others holds layers that nobody needs any more."""
+        listed = self._run("images", "--noheading", "--format", "{{.Name}}:{{.Tag}}", what="listing images").split()
+        repository = image.tag.rpartition(":")[0]
+        tags = [tag for tag in listed if tag.rpartition(":")[0] == repository]
+        for old in old_tags(tags, {image.tag, image.toolchain_tag}):
+            # One that a container of another command still uses can't go; the next build tries again.
+            subprocess.run(self._command("rmi", old), check=False, capture_output=True, env=self._environment())
 
     def save(self, image: Image, archive: Path) -> None:
         """Write it as an archive that containerd imports under its tag; layers written before aren't written again."""
@@ -112,3 +124,8 @@ class Buildah:
         require(_PROGRAMS, why="building images without Docker")
         if os.geteuid() != 0:
             raise ImagesError("building images without Docker needs root: run this as root, or start a Docker engine")
+
+
+def old_tags(newest_first: Sequence[str], needed: Collection[str]) -> list[str]:
+    """Those beyond the newest ones, but never one that is needed."""
+    return [tag for tag in newest_first[_KEPT:] if tag not in needed]

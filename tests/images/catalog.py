@@ -18,6 +18,8 @@ DOCKERFILES: Final = {
     "operator": "operator/Dockerfile",
     "pytorch": "build_jobs/pytorch.Dockerfile",
     "tensorflow": "build_jobs/tensorflow.Dockerfile",
+    "tfserving-standin": "tests/support/tfserving_standin/Dockerfile",
+    "torchserve": "build_jobs/torchserve.Dockerfile",
     "triton-cpu": "build_jobs/triton-cpu.Dockerfile",
     "analyzer": "build_jobs/analyzer.Dockerfile",
 }

@@ -47,13 +47,7 @@ class Lock:
 
 LOCKS: Final = (
     Lock("operator/requirements.txt", "pyproject.toml", ("3.13",), _TRIXIE),
-    Lock(
-        "build_jobs/pytorch-requirements.txt",
-        "build_jobs/pytorch-requirements.in",
-        ("3.13",),
-        _TRIXIE,
-        alone=("torch-model-archiver",),
-    ),
+    Lock("build_jobs/pytorch-requirements.txt", "build_jobs/pytorch-requirements.in", ("3.13",), _TRIXIE),
     Lock(
         "build_jobs/torchserve-requirements.txt",
         "build_jobs/torchserve-requirements.in",

@@ -124,6 +124,17 @@ def _test() -> int:
             name="build", command=_tool("images", "run", "pytorch", *inside, "tests/build"), after=("images", "check")
         ),
         Step(
+            name="build-tensorflow",
+            command=_tool("images", "run", "tensorflow", *inside, "tests/build_tensorflow"),
+            after=("build",),
+        ),
+        Step(
+            name="tfserving",
+            command=_tool("images", "run", "tfserving-standin", *inside, "tests/tfserving"),
+            after=("build-tensorflow",),
+        ),
+        Step(name="torchserve", command=_tool("support.real_torchserve"), after=("images", "triton")),
+        Step(
             name="triton-server",
             command=[str(venv_python()), "-m", "support.real_triton", str(_triton())],
             after=("venv",),
@@ -139,7 +150,7 @@ def _test() -> int:
         Step(
             name="e2e",
             command=[*pytest, "tests/e2e"],
-            after=("images", "model", "cluster", "triton"),
+            after=("images", "model", "cluster", "triton", "tfserving", "torchserve"),
             env=kubeconfig,
         ),
         *(

@@ -37,7 +37,8 @@ class Sample:
     model: str
     task: str
     folder: str
-    """Folder of its source on the claim `models`."""
+    """Folder of its source on the claim `models`; of a source on a hub, the model's name."""
+    framework: str = "pytorch"
 
     @classmethod
     def of(cls, bert: Mapping[str, Any]) -> "Sample":
@@ -48,7 +49,8 @@ class Sample:
             server=spec["server"]["type"],
             model=model["name"],
             task=model["build"]["task"],
-            folder=(model["versions"][0]["source"].get("pvc") or {}).get("path", ""),
+            folder=(model["versions"][0]["source"].get("pvc") or {}).get("path", model["name"]),
+            framework=model["build"].get("framework", "pytorch"),
         )
 
     @classmethod
@@ -84,7 +86,7 @@ def tokens(model: Path, sentences: Sequence[str]) -> dict[str, npt.NDArray[np.in
 def compare(kube: Kube, images: Images, sample: Sample, ids: Ids) -> Match:
     """Ask both and compare.
 
-    The source model is a PyTorch checkpoint on the claim `models`, asked in a pod of the build image.
+    The source model lies on the claim `models` and is asked in a pod of its framework's build image.
 
     Raises:
         ValueError: one of them couldn't be asked, or the endpoint answered without data.
@@ -92,8 +94,9 @@ def compare(kube: Kube, images: Images, sample: Sample, ids: Ids) -> Match:
     port = int(CLIENTS[sample.server][1].partition(":")[2])
     with kube.port_forward(f"service/{sample.name}", port) as address:
         ((output, answer),) = endpoint(sample.server, address, sample.model, ids).items()
-    with loader_pod(kube, images.pytorch, "models", "judge") as pod:
-        truth = source_model(kube, pod, f"/data/{sample.folder}", sample.task, ids)
+    judge = images.tensorflow if sample.framework == "tensorflow" else images.pytorch
+    with loader_pod(kube, judge, "models", "judge") as pod:
+        truth = source_model(kube, pod, f"/data/{sample.folder}", sample.task, ids, framework=sample.framework)
     return match(answer, np.array(truth[output], dtype=np.float32), ids["attention_mask"])
 
 
@@ -121,11 +124,13 @@ def endpoint(server: str, address: str, model: str, ids: Ids, version: int = 1) 
     return {output: np.asarray(values, dtype=np.float32) for output, values in answer.items()}
 
 
-def source_model(kube: Kube, pod: str, folder: str, task: str, ids: Ids) -> dict[str, Any]:
-    """What the source model answers, computed by PyTorch in a pod of the build image that mounts it."""
+def source_model(
+    kube: Kube, pod: str, folder: str, task: str, ids: Ids, *, framework: str = "pytorch"
+) -> dict[str, Any]:
+    """What the source model answers, computed in its own framework by a pod of its build image that mounts it."""
     request = json.dumps([{name: values.tolist() for name, values in ids.items()}])
     command = ["kubectl", "--namespace", kube.namespace, "exec", "-i", pod, "--"]
-    command += ["python", "-m", "bert_build", "reference", "--model", folder, "--task", task]
+    command += ["python", "-m", "bert_build", "reference", "--model", folder, "--task", task, "--framework", framework]
     done = subprocess.run(command, env=kube.environment(), input=request, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"the source model could not be asked: {done.stderr.strip()[-800:]}")

@@ -4,13 +4,22 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bert_operator.api import names
-from bert_operator.api.report import BuildFailure, BuildReport, FidelityFigures, TensorSpec
+from bert_operator.api.report import BuildFailure, BuildReport, EngineProfile, FidelityFigures, TensorSpec
 from bert_operator.settings import Settings
 
 NAMESPACE: Final = "team"
 BERT_UID: Final = "0b5f3c1a-7d9e-4c55-9a1b-3f2e1d0c9b8a"
 CLAIM_UID: Final = "c1a1b2c3-0000-4000-8000-000000000001"
 DIGEST: Final = "ab" * 32
+GPU: Final = {
+    "resourceName": "nvidia.com/gpu",
+    "computeCapability": "8.6",
+    "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A10"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "runtimeClassName": "nvidia",
+    "exportProfile": "cpu",
+}
+"""A hardware profile with GPUs."""
 
 
 def settings(**changes: Any) -> Settings:
@@ -21,10 +30,13 @@ def settings(**changes: Any) -> Settings:
             "defaultRelease": "24.10-cpu",
             "releases": {
                 "24.10-cpu": {"image": "registry.example/triton-cpu:24.10", "onnxBackend": "onnxruntime_python"},
-                "26.08": {"image": "registry.example/tritonserver:26.08-py3"},
+                "26.08": {
+                    "image": "registry.example/tritonserver:26.08-py3",
+                    "tensorrtImage": "registry.example/tensorrt:26.08-py3",
+                },
             },
         },
-        "hardwareProfiles": {"cpu": {}},
+        "hardwareProfiles": {"cpu": {}, "gpu": GPU},
         "build": {"resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}}},
     }
     return Settings.model_validate(plain | changes)
@@ -99,6 +111,19 @@ def report(**changes: Any) -> BuildReport:
         peak_memory_bytes=900_000_000,
     )
     return good.model_copy(update=changes)
+
+
+def engine_report(**changes: Any) -> BuildReport:
+    """What a good compilation of MiniLM reports."""
+    profiles = [{"min": [1, 1], "opt": [16, 64], "max": [32, 64]}, {"min": [1, 65], "opt": [16, 128], "max": [32, 128]}]
+    engine: dict[str, Any] = {
+        "format": "tensorrt",
+        "artifact_key": "6" * 32,
+        "compute_capability": "8.6",
+        "tensorrt_version": "11.2.1.2",
+        "profiles": [EngineProfile.model_validate(one) for one in profiles],
+    }
+    return report(**(engine | changes))
 
 
 def failure(reason: str = "SourceNotFound", message: str = "no folder 'x'", next_step: str = "write y") -> str:

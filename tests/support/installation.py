@@ -47,8 +47,15 @@ class Images:
         }
         # Two cores must hold the operator, two servers during a rollout, and a build.
         build = {"resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}}
-        images = {"operator": self.operator, "build": self.pytorch, "tensorflow": self.tensorflow}
+        images = {
+            "operator": self.operator,
+            "build": self.pytorch,
+            "tensorflow": self.tensorflow,
+            "analyzer": self.analyzer,
+        }
         values: dict[str, Any] = {"images": images, "triton": triton, "build": build}
+        # No node here has a GPU: what asks for one waits, and says so.
+        values["hardwareProfiles"] = {"gpu": {"resourceName": "nvidia.com/gpu", "exportProfile": "cpu"}}
         for server, release, image in (
             ("tfserving", TFSERVING_RELEASE, self.tfserving),
             ("torchserve", TORCHSERVE_RELEASE, self.torchserve),

@@ -143,6 +143,12 @@ VERSIONS = [
         put("spec.models", [model("a", 1, 2)]),
         says="with more than one version, set defaultVersion",
     ),
+    _bad(
+        "savedmodel-from-hub",
+        put(f"{FIRST}.build.framework", "tensorflow"),
+        put(SOURCE, {"huggingFace": {"repo": "team/bert"}}),
+        says="build.framework tensorflow reads SavedModels from claims only",
+    ),
     _bad("default-is-none-of-them", put(f"{FIRST}.defaultVersion", 7), says="defaultVersion must be one of versions"),
     _bad(
         "labels-of-triton",
@@ -282,6 +288,12 @@ SERVERS = [
         ],
         "extraArgs takes --flag=value entries of these flags only",
     ),
+    _bad(
+        "torchserve-flag",
+        put("spec.server.type", "torchserve"),
+        put("spec.server.extraArgs", ["--log-verbose=1"]),
+        says="TorchServe takes a generated file instead: remove them",
+    ),
     *[
         _bad(
             f"tfserving-flag-{number}",
@@ -365,6 +377,79 @@ STORAGE = [
     _bad("retention", put("spec.storage.retentionPolicy", "Recycle"), says='supported values: "Retain", "Delete"'),
 ]
 
+AUTO = "spec.autoscaling"
+_cpu = {"type": "cpu", "averageUtilization": 70}
+_auto = put(AUTO, {"minReplicas": 2, "maxReplicas": 5, "metrics": [_cpu]})
+
+AUTOSCALING = [
+    _bad("autoscaling-empty", put(AUTO, {}), says="spec.autoscaling.maxReplicas: Required value"),
+    _bad("no-metrics", put(AUTO, {"maxReplicas": 3}), says="spec.autoscaling.metrics: Required value"),
+    _bad(
+        "least-above-most",
+        _auto,
+        put(f"{AUTO}.minReplicas", 6),
+        says="spec.autoscaling.minReplicas: Invalid value",
+    ),
+    _bad(
+        "default-least-is-fine-but-most-is-not",
+        put(AUTO, {"minReplicas": 9, "maxReplicas": 8, "metrics": [_cpu]}),
+        says="lower minReplicas, or raise maxReplicas to at least it",
+    ),
+    *[_bad(f"least-{n}", _auto, put(f"{AUTO}.minReplicas", n), says=f"{AUTO}.minReplicas: ") for n in (0, -1, 1001)],
+    *[_bad(f"most-{n}", _auto, put(f"{AUTO}.maxReplicas", n), says=f"{AUTO}.maxReplicas: ") for n in (0, 1001)],
+    _bad("metrics-empty", _auto, put(f"{AUTO}.metrics", []), says="metrics: Invalid value"),
+    _bad("metric-twice", _auto, put(f"{AUTO}.metrics", [_cpu, _cpu]), says="metrics[1]: Duplicate value"),
+    _bad(
+        "metric-unknown",
+        _auto,
+        put(f"{AUTO}.metrics", [{"type": "memory", "averageUtilization": 70}]),
+        says='supported values: "cpu"',
+    ),
+    *[
+        _bad(f"utilization-{n}", _auto, put(f"{AUTO}.metrics.0.averageUtilization", n), says="averageUtilization: ")
+        for n in (0, 1001, 0.7)
+    ],
+    _bad(
+        "window-too-long",
+        _auto,
+        put(f"{AUTO}.behavior", {"scaleDown": {"stabilizationWindowSeconds": 3601}}),
+        says="stabilizationWindowSeconds: ",
+    ),
+    _bad(
+        "policies-not-offered",
+        _auto,
+        put(f"{AUTO}.behavior", {"scaleUp": {"stabilizationWindowSeconds": 0, "policies": []}}),
+        says='unknown field "spec.autoscaling.behavior.scaleUp.policies"',
+    ),
+]
+
+TUNING = [
+    _bad("tuning-mode", put("spec.tuning.mode", "Auto"), says='supported values: "Off", "Recommend", "Apply"'),
+    _bad("tuning-off-without-quotes", put("spec.tuning.mode", False), says="must be of type string"),
+    _bad(
+        "tuning-of-two-models",
+        put("spec.tuning", {"mode": "Recommend"}),
+        put("spec.models", [model("a"), model("b")]),
+        says="give the model a BertDeployment of its own",
+    ),
+    _bad(
+        "tuning-length-too-long",
+        put("spec.tuning", {"lengths": [64, 129]}),
+        says="every entry of tuning.lengths must be at most the model's maxSequenceLength",
+    ),
+    _bad("tuning-length-twice", put("spec.tuning.lengths", [64, 64]), says="lengths[1]: Duplicate value"),
+    _bad("tuning-lengths-empty", put("spec.tuning.lengths", []), says="spec.tuning.lengths: Invalid value"),
+    *_each("headroom", "spec.tuning.headroomPercent", [-1, 401], "headroomPercent: "),
+    *_each("planned-replicas", "spec.tuning.maxReplicas", [0, 1001], "maxReplicas: "),
+    *_each("search-concurrency", "spec.tuning.search.maxConcurrency", [0, 257], "maxConcurrency: "),
+    *_each("search-instances", "spec.tuning.search.maxInstances", [0, 17], "maxInstances: "),
+    *_each("search-batch", "spec.tuning.search.maxBatchSize", [0, 1025], "maxBatchSize: "),
+    *_each("search-budget", "spec.tuning.search.budgetMinutes", [0, 241], "budgetMinutes: "),
+    _bad("percentile", put(f"{FIRST}.objective.percentile", 50), says='supported values: "90", "95", "99"'),
+    *_each("latency-limit", f"{FIRST}.objective.maxLatencyMilliseconds", [0, 600_001], "maxLatencyMilliseconds: "),
+    *_each("target-load", f"{FIRST}.objective.targetRequestsPerSecond", [0, 1_000_001], "targetRequestsPerSecond: "),
+]
+
 OTHERS = [
     _bad("no-spec", drop("spec"), says="spec: Required value", parsed=False),
     _bad("replicas-negative", put("spec.replicas", -1), says="spec.replicas: "),
@@ -378,12 +463,37 @@ OTHERS = [
     _bad("snake-case", put("spec.storage", {"claim_name": "a"}), says='"spec.storage.claim_name"', parsed=False),
 ]
 
-BAD: tuple[Bad, ...] = (*NAMES, *VERSIONS, *SOURCES, *BUILDS, *SERVING, *SERVERS, *PODS, *STORAGE, *OTHERS)
+BAD: tuple[Bad, ...] = (
+    *NAMES,
+    *VERSIONS,
+    *SOURCES,
+    *BUILDS,
+    *SERVING,
+    *SERVERS,
+    *PODS,
+    *STORAGE,
+    *AUTOSCALING,
+    *TUNING,
+    *OTHERS,
+)
 
 GOOD: dict[str, tuple[Mutation, ...]] = {
     "smallest": (),
     "longest-name": (put("metadata.name", "a" * 40),),
     "scaled-to-zero": (put("spec.replicas", 0),),
+    "autoscaled": (_auto,),
+    "tuned": (
+        put("spec.tuning", {"mode": "Apply", "lengths": [32, 128], "search": {"maxInstances": 4, "budgetMinutes": 3}}),
+        put(f"{FIRST}.objective", {"maxLatencyMilliseconds": 50, "percentile": 99, "targetRequestsPerSecond": 200}),
+    ),
+    "autoscaled-with-windows": (
+        _auto,
+        put(
+            f"{AUTO}.behavior",
+            {"scaleUp": {"stabilizationWindowSeconds": 0}, "scaleDown": {"stabilizationWindowSeconds": 900}},
+        ),
+    ),
+    "autoscaled-with-the-default-least": (put(AUTO, {"maxReplicas": 1, "metrics": [_cpu]}),),
     "existing-claim": (put("spec.storage", {"claimName": "models"}),),
     "claim-with-class": (
         put("spec.storage", {"size": "500Mi", "storageClassName": "fast.ssd", "accessModes": ["ReadWriteMany"]}),
@@ -401,6 +511,7 @@ GOOD: dict[str, tuple[Mutation, ...]] = {
         ),
     ),
     "hub-branch-with-slash": (put(SOURCE, {"huggingFace": {"repo": "bert", "revision": "refs/pr/12"}}),),
+    "savedmodel-from-a-claim": (put(f"{FIRST}.build.framework", "tensorflow"),),
     "root-of-a-claim": (put(SOURCE, {"pvc": {"claimName": "models"}}),),
     "two-versions": (put("spec.models", [model("bert", 1, 2, defaultVersion=2)]),),
     "labels": (
@@ -410,6 +521,7 @@ GOOD: dict[str, tuple[Mutation, ...]] = {
         put(f"{FIRST}.versions.1.labels", ["test"]),
         put("spec.models.1.versions.0.labels", ["production"]),
     ),
+    "torchserve": (put("spec.server", {"type": "torchserve", "extraArgs": []}),),
     "no-label-is-no-label": (put(f"{FIRST}.versions.0.labels", []),),
     "names-that-only-look-alike": (
         put("spec.models", [model("bert", 1, 2, defaultVersion=2), model("bert-vision"), model("bert-large-v2")]),

@@ -48,6 +48,9 @@ images:
   {{- with .Values.images.tensorflow }}
   tensorflow: {{ . | quote }}
   {{- end }}
+  {{- with .Values.images.analyzer }}
+  analyzer: {{ . | quote }}
+  {{- end }}
   operator: {{ .Values.images.operator | required "images.operator: name the image built from operator/Dockerfile, e.g. --set images.operator=registry.example.com/bert-operator:0.1.0" | quote }}
   build: {{ .Values.images.build | required "images.build: name the image built from build_jobs/pytorch.Dockerfile, e.g. --set images.build=registry.example.com/bert-build:0.1.0" | quote }}
 imagePullPolicy: {{ .Values.imagePullPolicy }}
@@ -96,6 +99,10 @@ resyncSeconds: {{ int .Values.resyncSeconds }}
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [list, watch]
+# Autoscalers of the servers. delete: once spec.autoscaling is gone.
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list, watch, create, patch, delete]
 # get: a Service carries the BertDeployment's plain name, so first see that it isn't somebody else's.
 - apiGroups: [""]
   resources: [services]

@@ -26,6 +26,18 @@ class Adoption:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """What our second field manager says of a Deployment's replica count, so that it never goes unowned."""
+
+    name: str
+    uid: str
+    count: int | None
+    """None lets go of it."""
+    force: bool = False
+    """Whether to say it even against somebody else's count."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Note:
     """One Kubernetes Event about the BertDeployment."""
 
@@ -38,12 +50,16 @@ class Note:
 class Plan:
     """Everything one reconcile does, in the order of the fields. An empty plan sends no request."""
 
+    hold: tuple[Hold, ...] = ()
+    """First of all; without it nothing else is written: dropping a count that nobody holds sets it to 1."""
     apply: tuple[Manifest, ...] = ()
     """Server-side applied under our field manager. A manifest with metadata.uid updates that very object;
     one without is new."""
     create: tuple[Manifest, ...] = ()
     """POSTed; "already exists" is fine (somebody asked for the same build)."""
     adopt: tuple[Adoption, ...] = ()
+    release: tuple[Hold, ...] = ()
+    """Counts that somebody else owns by now."""
     delete: tuple[Ref, ...] = ()
     status: Manifest | None = None
     """The whole new status, or None if it says already what is true."""

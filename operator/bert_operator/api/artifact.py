@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from bert_operator.api.base import Model, Rule, unique
+from bert_operator.api.measurement import Measurements
 from bert_operator.api.report import BuildReport
 from bert_operator.api.spec import ObjectName, RelativePath
 
@@ -31,3 +32,6 @@ class BertArtifactSpec(Model):
         list[Hex], Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}), unique()
     ] = Field(description="Requests that this artifact answers.")
     report: BuildReport = Field(description="What the build reported.")
+    measurements: Measurements = Field(
+        default_factory=list, description="How fast it was served, one entry for each way it was measured."
+    )

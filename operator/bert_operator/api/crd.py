@@ -6,6 +6,7 @@ the models say: bounds, patterns, enums, defaults, list types and CEL rules. It 
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -54,13 +55,16 @@ NAME_RULES: Final = (
         rule="self.metadata.name.size() <= 40",
         message="metadata.name can have at most 40 characters, because pods, Jobs and a Service are named after it: "
         "choose a shorter name",
+        holds=lambda name: len(name) <= 40,  # noqa: PLR2004 - the rule beside it says it too
     ),
     Rule(
         rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
         message="metadata.name becomes the name of a Service: start with a letter, end with a letter or digit and use "
         "only a-z, 0-9 and '-', e.g. `minilm`",
+        holds=lambda name: re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) is not None,
     ),
 )
+"""Of the whole resource; `holds` gets its name. For who checks a file before any API server sees it."""
 
 
 def bert_deployment() -> Schema:

@@ -1,7 +1,7 @@
 """What the operator saw of the world for one BertDeployment: the only input of `plan` beside settings and the clock.
 
-Objects are plain JSON as the API server gives them, slimmed by `observe` (no managedFields). Frozen: nobody edits
-the past.
+Objects are plain JSON as the API server gives them, slimmed by `observe` (no managedFields, but those of a
+Deployment that own its replica count). Frozen: nobody edits the past.
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,8 @@ class Observed:
     """Owned Deployments."""
     replica_sets: tuple[Manifest, ...] = ()
     """ReplicaSets of those Deployments: metadata, spec.replicas and status.replicas."""
+    autoscalers: tuple[Manifest, ...] = ()
+    """Owned HorizontalPodAutoscalers: metadata, spec and what their conditions say."""
     services: tuple[Manifest, ...] = ()
     config_maps: tuple[Manifest, ...] = ()
     """Owned ConfigMaps: metadata only (they are immutable and named by their content)."""

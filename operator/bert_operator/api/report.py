@@ -33,6 +33,21 @@ Word = Annotated[str, StringConstraints(max_length=64)]
 Text = Annotated[str, StringConstraints(max_length=256)]
 
 
+class OnnxArtifact(Model):
+    """The published ONNX artifact that an engine is compiled from, and what the engine must fit."""
+
+    artifact_key: str
+    manifest_sha256: str
+    revision: str
+    """What the source was resolved to when this artifact was asked for."""
+    profile: str
+    """Hardware profile that the engine is for, for messages."""
+    compute_capability: str = ""
+    """Of the profile's GPUs, if the installation's settings say; empty: whatever the node has."""
+    tensorrt_version: str = ""
+    """That the server will bring, if the installation's settings say; empty: whatever the image has."""
+
+
 class BuildRequest(Model):
     """One artifact to build, as JSON in the environment variable BERTOPS_BUILD_REQUEST of each build container."""
 
@@ -42,6 +57,8 @@ class BuildRequest(Model):
     build: Build
     hugging_face: HuggingFaceSource | None = None
     pvc: PvcSource | None = None
+    onnx: OnnxArtifact | None = None
+    """Only for format tensorrt, which has no other source."""
     owner: str = ""
     """`namespace/name` of who asked, for logs and the lock file."""
 
@@ -55,6 +72,17 @@ class TensorSpec(Model):
     """Triton's name without TYPE_: INT64, FP32, ..."""
     dims: Annotated[list[int], Field(max_length=8)]
     """Without the batch axis; -1 is variable."""
+
+
+class EngineProfile(Model):
+    """Shapes [batch, tokens] that one optimization profile of an engine takes."""
+
+    min: Annotated[list[int], Field(min_length=2, max_length=2)]
+    """Smallest."""
+    opt: Annotated[list[int], Field(min_length=2, max_length=2)]
+    """The one it is fastest at."""
+    max: Annotated[list[int], Field(min_length=2, max_length=2)]
+    """Largest."""
 
 
 class FidelityFigures(Model):
@@ -109,6 +137,12 @@ class BuildReport(Model):
     """How long each step took."""
     peak_memory_bytes: int
     """Most memory that the build used."""
+    compute_capability: Word = ""
+    """Of the only GPUs that an engine runs on, e.g. 8.6; empty for formats that run anywhere."""
+    tensorrt_version: Word = ""
+    """The only TensorRT that loads the engine; empty for other formats."""
+    profiles: Annotated[list[EngineProfile], Field(max_length=9)] = Field(default_factory=list)
+    """Shapes that an engine takes; empty for other formats."""
     reused: bool = False
     """True if an earlier build had published it and nothing was converted."""
 
@@ -142,6 +176,10 @@ class ServedModels(Model):
     """triton"""
     owner: str = ""
     """`namespace/name` of the BertDeployment, for messages."""
+    compute_capability: str = ""
+    """Of the pod's GPU, if the installation's settings say."""
+    tensorrt_version: str = ""
+    """Inside the server's image, if the installation's settings say."""
     models: list[ServedModel]
 
 

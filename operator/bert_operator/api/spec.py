@@ -77,6 +77,7 @@ class Precision(StrEnum):
     """Number format of the built model's weights and activations."""
 
     FP32 = "fp32"
+    FP16 = "fp16"
 
 
 class ServerType(StrEnum):
@@ -85,6 +86,14 @@ class ServerType(StrEnum):
     TRITON = "triton"
     TFSERVING = "tfserving"
     TORCHSERVE = "torchserve"
+
+
+class TuningMode(StrEnum):
+    """What is done with measurements of the served model."""
+
+    OFF = "Off"
+    RECOMMEND = "Recommend"
+    APPLY = "Apply"
 
 
 class RolloutStrategy(StrEnum):
@@ -159,10 +168,25 @@ class TritonOptions(Model):
 
 
 _OWN_ENV: Final = r"^(LD_|PYTHON|BERTOPS_|OMP_|NVIDIA_VISIBLE_DEVICES$).*"
-_FREE_ARGS: Final = (
+_TRITON_ARGS: Final = (
     r"^--(log-[a-z-]+|metrics-(config|interval-ms)|http-(thread-count|max-input-size)|grpc-infer-thread-count"
     r"|grpc-keepalive-[a-z-]+|grpc-max-connection-[a-z-]+|model-load-thread-count|cache-config|trace-config)=.+$"
 )
+_TFSERVING_ARGS: Final = (
+    r"^--(rest_api_num_threads|rest_api_enable_cors_support|grpc_max_threads|grpc_channel_arguments|num_load_threads"
+    r"|flush_filesystem_caches|enable_serialization_as_tensor_content|num_request_iterations_for_warmup)=.+$"
+)
+
+
+def _free_args(server: ServerType, pattern: str, flags: str) -> Rule:
+    """ExtraArgs of one kind of server: only what neither collides with what is generated nor opens an admin API."""
+    return Rule(
+        rule=f"self.type != '{server.value}' || !has(self.extraArgs) || self.extraArgs.all(a, a.matches('{pattern}'))",
+        message=f"extraArgs takes --flag=value entries of these flags only: {flags}; the operator generates the others "
+        "from the spec",
+        field_path=".extraArgs",
+        holds=lambda self: self.type is not server or all(re.fullmatch(pattern, text) for text in self.extra_args),
+    )
 
 
 class Server(Model):
@@ -176,14 +200,26 @@ class Server(Model):
             field_path=".env",
             holds=lambda self: not any(re.match(_OWN_ENV, variable.name) for variable in self.env),
         ),
+        _free_args(
+            ServerType.TRITON,
+            _TRITON_ARGS,
+            "--log-*, --metrics-config, --metrics-interval-ms, --http-thread-count, --http-max-input-size, "
+            "--grpc-infer-thread-count, --grpc-keepalive-*, --grpc-max-connection-*, --model-load-thread-count, "
+            "--cache-config, --trace-config",
+        ),
+        _free_args(
+            ServerType.TFSERVING,
+            _TFSERVING_ARGS,
+            "--rest_api_num_threads, --rest_api_enable_cors_support, --grpc_max_threads, --grpc_channel_arguments, "
+            "--num_load_threads, --flush_filesystem_caches, --enable_serialization_as_tensor_content, "
+            "--num_request_iterations_for_warmup",
+        ),
         Rule(
-            rule=f"!has(self.extraArgs) || self.extraArgs.all(a, a.matches('{_FREE_ARGS}'))",
-            message="extraArgs takes --flag=value entries of these flags only: --log-*, --metrics-config, "
-            "--metrics-interval-ms, --http-thread-count, --http-max-input-size, --grpc-infer-thread-count, "
-            "--grpc-keepalive-*, --grpc-max-connection-*, --model-load-thread-count, --cache-config, --trace-config; "
-            "the operator generates the others from the spec",
+            rule="self.type != 'torchserve' || !has(self.extraArgs) || size(self.extraArgs) == 0",
+            message="extraArgs are flags of a server, and TorchServe takes a generated file instead: remove them; "
+            "batch sizes, workers and delays come from models[].serving",
             field_path=".extraArgs",
-            holds=lambda self: all(re.fullmatch(_FREE_ARGS, argument) for argument in self.extra_args),
+            holds=lambda self: self.type is not ServerType.TORCHSERVE or not self.extra_args,
         ),
     )
 
@@ -387,6 +423,10 @@ class Fidelity(Model):
     )
 
 
+DEFAULT_ENGINE_BATCH: Final = 32
+"""Largest batch of a TensorRT engine whose spec names none."""
+
+
 class Build(Model):
     """What is built: everything here makes a new artifact."""
 
@@ -397,6 +437,21 @@ class Build(Model):
             "remove the larger entries",
             field_path=".sequenceBuckets",
             holds=lambda self: all(length <= self.max_sequence_length for length in self.sequence_buckets or ()),
+        ),
+        Rule(
+            rule="!has(self.precision) || self.precision == 'fp32' || !has(self.format) || "
+            "self.format in ['auto', 'tensorrt']",
+            message="precision fp16 is for format tensorrt on a profile with GPUs; the other formats are built in "
+            "fp32: write `precision: fp32`, or `format: tensorrt`",
+            field_path=".precision",
+            holds=lambda self: self.precision is Precision.FP32 or self.format in (Format.AUTO, Format.TENSORRT),
+        ),
+        Rule(
+            rule="!has(self.maxBatchSize) || !has(self.format) || self.format in ['auto', 'tensorrt']",
+            message="build.maxBatchSize is for format tensorrt, whose engines are built for a largest batch: remove "
+            "it; serving.maxBatchSize sets the batch of every other format",
+            field_path=".maxBatchSize",
+            holds=lambda self: self.max_batch_size is None or self.format in (Format.AUTO, Format.TENSORRT),
         ),
     )
 
@@ -411,7 +466,9 @@ class Build(Model):
         description="What to build: `onnx` or `tensorrt` (Triton), `savedmodel` (TF Serving), `mar` (TorchServe), or "
         "`auto`: by server and hardware.",
     )
-    precision: Precision = Field(Precision.FP32, description="Number format: `fp32`.")
+    precision: Precision = Field(
+        Precision.FP32, description="Number format: `fp32`, or `fp16` for format tensorrt on a profile with GPUs."
+    )
     max_sequence_length: int = Field(128, ge=8, le=8192, description="Longest input in tokens.")
     sequence_buckets: (
         Annotated[
@@ -420,11 +477,26 @@ class Build(Model):
             unique(),
         ]
         | None
-    ) = Field(None, description="Padding targets in tokens, used for warm-up and checks; unset: derived.")
+    ) = Field(
+        None,
+        description="Padding targets in tokens, used for warm-up, checks and the shapes of a TensorRT engine; unset: "
+        "derived.",
+    )
+    max_batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Largest batch that a TensorRT engine is built for; unset: 32. serving.maxBatchSize may be less.",
+    )
     fidelity: Fidelity = Field(default_factory=Fidelity, description="How close to the source model it must stay.")
     allow_pickle: bool = Field(
         False, description="Also read pytorch_model.bin (with weights_only) where no safetensors file exists."
     )
+
+    @property
+    def engine_batch(self) -> int:
+        """Largest batch of a TensorRT engine."""
+        return self.max_batch_size or DEFAULT_ENGINE_BATCH
 
 
 class Batching(Model):
@@ -464,11 +536,32 @@ class Serving(Model):
     batching: Batching = Field(default_factory=Batching, description="Dynamic batching.")
 
 
+VersionLabel = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_]+$", min_length=1, max_length=63)]
+
+
+class Objective(Model):
+    """What a model must do for its clients; `tuning` looks for a plan that does."""
+
+    max_latency_milliseconds: int | None = Field(
+        None, ge=1, le=600_000, description="Longest latency at `percentile`, in milliseconds; unset: any."
+    )
+    percentile: Literal[90, 95, 99] = Field(95, description="Which latency is meant: 90, 95 or 99.")
+    target_requests_per_second: int | None = Field(
+        None, ge=1, le=1_000_000, description="Load that all pods together must bear; sets the plan's replicas."
+    )
+
+
 class ModelVersion(Model):
     """One version of a model: its number and its source."""
 
     version: int = Field(ge=1, le=2_147_483_647, description="Version number, as clients name it.")
     source: Source = Field(description="Where the weights come from.")
+    labels: Annotated[
+        list[VersionLabel], Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "set"}), unique()
+    ] = Field(
+        default_factory=list,
+        description="Names that clients may write instead of the number (`type: tfserving` only), e.g. `production`.",
+    )
 
 
 class BertModel(Model):
@@ -488,11 +581,32 @@ class BertModel(Model):
                 self.default_version is None or any(entry.version == self.default_version for entry in self.versions)
             ),
         ),
+        Rule(
+            rule="self.versions.all(v, !has(v.labels) || v.labels.all(l, "
+            "self.versions.exists_one(o, has(o.labels) && l in o.labels)))",
+            message="a label can stand for one version of a model only: remove it from the others",
+            field_path=".versions",
+            holds=lambda self: (
+                len({label for version in self.versions for label in version.labels})
+                == sum(len(version.labels) for version in self.versions)
+            ),
+        ),
+        Rule(
+            rule="self.build.framework != 'tensorflow' || self.versions.all(v, has(v.source.pvc))",
+            message="build.framework tensorflow reads SavedModels from claims only: write `source: {pvc: {claimName: "
+            "models, path: my-savedmodel}}`",
+            field_path=".versions",
+            holds=lambda self: (
+                self.build.framework is not Framework.TENSORFLOW
+                or all(version.source.pvc is not None for version in self.versions)
+            ),
+        ),
     )
 
     name: DnsLabel = Field(description="Name of the model as clients call it.")
     build: Build = Field(description="What is built from the source.")
     serving: Serving = Field(default_factory=Serving, description="How it is served.")
+    objective: Objective = Field(default_factory=Objective, description="What it must do for its clients.")
     default_version: int | None = Field(
         None, ge=1, le=2_147_483_647, description="The version that unversioned requests get."
     )
@@ -520,6 +634,92 @@ class Rollout(Model):
     revision_history_limit: int = Field(3, ge=1, le=10, description="Old ReplicaSets kept as the way back.")
 
 
+class CpuMetric(Model):
+    """Pods are added while they use more CPU than this, and removed while they use less."""
+
+    type: Literal["cpu"] = Field(description="What is measured: `cpu`.")
+    average_utilization: int = Field(
+        ge=1, le=1000, description="CPU to aim for, averaged over the pods, in percent of what they request."
+    )
+
+
+class ScalingRule(Model):
+    """How one direction of scaling behaves."""
+
+    stabilization_window_seconds: int = Field(
+        ge=0, le=3600, description="How long the autoscaler looks back for a more cautious count, in seconds."
+    )
+
+
+class ScalingBehavior(Model):
+    """How fast the autoscaler follows; unset directions follow the cluster's defaults."""
+
+    scale_up: ScalingRule | None = Field(None, description="When pods are added; by default at once.")
+    scale_down: ScalingRule | None = Field(None, description="When pods are removed; by default after 300 s.")
+
+
+class Autoscaling(Model):
+    """The bounds and the measure of the server's HorizontalPodAutoscaler."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="self.minReplicas <= self.maxReplicas",
+            message="minReplicas is greater than maxReplicas: lower minReplicas, or raise maxReplicas to at least it",
+            field_path=".minReplicas",
+            holds=lambda self: self.min_replicas <= self.max_replicas,
+        ),
+    )
+
+    min_replicas: int = Field(1, ge=1, le=1000, description="Fewest server pods; at least 1.")
+    max_replicas: int = Field(ge=1, le=1000, description="Most server pods.")
+    metrics: Annotated[
+        list[CpuMetric],
+        Field(min_length=1, max_length=4, json_schema_extra={"x-kubernetes-list-map-keys": ["type"]}),
+        unique("type"),
+    ] = Field(description="What is measured, keyed by type, e.g. `[{type: cpu, averageUtilization: 70}]`.")
+    behavior: ScalingBehavior | None = Field(None, description="How fast the autoscaler follows.")
+
+
+class Search(Model):
+    """How far a measurement looks, and how long it may take."""
+
+    max_concurrency: int = Field(16, ge=1, le=256, description="Most requests in flight at once.")
+    max_batch_size: int | None = Field(
+        None, ge=1, le=1024, description="Largest batch to try; unset: the model's `serving.maxBatchSize`."
+    )
+    max_instances: int = Field(2, ge=1, le=16, description="Most copies of the model per pod to try.")
+    budget_minutes: int = Field(
+        6, ge=1, le=240, description="The measurement stops after this long and uses what it has."
+    )
+
+
+class Tuning(Model):
+    """Measures the served model with Triton Model Analyzer, and plans instances, batching and replicas from it."""
+
+    mode: TuningMode = Field(
+        TuningMode.OFF,
+        description='"Off" (in quotes: YAML reads a bare Off as false); Recommend measures and shows a plan in '
+        "`status.tuning`; Apply also serves by it.",
+    )
+    headroom_percent: int = Field(
+        30, ge=0, le=400, description="How much more than the target load the planned replicas must bear, in percent."
+    )
+    max_replicas: int = Field(
+        10, ge=1, le=1000, description="Most replicas a plan may ask for; `spec.replicas` is the fewest."
+    )
+    lengths: (
+        Annotated[
+            list[Annotated[int, Field(ge=1, le=8192)]],
+            Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "set"}),
+            unique(),
+        ]
+        | None
+    ) = Field(
+        None, description="Sequence lengths of the requests, in tokens; unset: sequenceBuckets, else maxSequenceLength."
+    )
+    search: Search = Field(default_factory=Search, description="How far a measurement looks.")
+
+
 class BertDeploymentSpec(Model):
     """What a user asks for."""
 
@@ -539,9 +739,47 @@ class BertDeploymentSpec(Model):
                 )
             ),
         ),
+        Rule(
+            rule="self.tuning.mode == 'Off' || size(self.models) == 1",
+            message="tuning measures one model alone on its server, which says little of several that share one: "
+            'write `mode: "Off"`, or give the model a BertDeployment of its own',
+            field_path=".tuning",
+            holds=lambda self: self.tuning.mode is TuningMode.OFF or len(self.models) == 1,
+        ),
+        Rule(
+            rule="!has(self.tuning.lengths) || self.tuning.lengths.all(l, "
+            "self.models.all(m, l <= m.build.maxSequenceLength))",
+            message="every entry of tuning.lengths must be at most the model's maxSequenceLength: remove the larger "
+            "entries, or raise maxSequenceLength",
+            field_path=".tuning",
+            holds=lambda self: all(
+                length <= model.build.max_sequence_length
+                for length in self.tuning.lengths or ()
+                for model in self.models
+            ),
+        ),
+        Rule(
+            rule="self.server.type == 'tfserving' || "
+            "self.models.all(m, m.versions.all(v, !has(v.labels) || size(v.labels) == 0))",
+            message="versions[].labels are TF Serving's: remove them, or write `server: {type: tfserving}`; clients of "
+            "the other servers name versions by number",
+            field_path=".models",
+            holds=lambda self: (
+                self.server.type is ServerType.TFSERVING
+                or not any(version.labels for model in self.models for version in model.versions)
+            ),
+        ),
     )
 
-    replicas: int = Field(1, ge=0, le=1000, description="Server pods. `kubectl scale` and autoscalers set it.")
+    replicas: int = Field(
+        1,
+        ge=0,
+        le=1000,
+        description="Server pods. `kubectl scale` sets it. With `autoscaling` it is the start value only.",
+    )
+    autoscaling: Autoscaling | None = Field(
+        None, description="Lets a HorizontalPodAutoscaler set the number of server pods."
+    )
     server: Server = Field(description="The inference server.")
     hardware: Hardware = Field(default_factory=Hardware, description="Where builds and servers run.")
     builds: Builds = Field(default_factory=Builds, description="How much a build may take.")
@@ -551,4 +789,5 @@ class BertDeploymentSpec(Model):
         Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-map-keys": ["name"]}),
         unique("name"),
     ] = Field(description="The models served by this server, keyed by name.")
+    tuning: Tuning = Field(default_factory=Tuning, description="Measuring, and serving by what was measured.")
     rollout: Rollout = Field(default_factory=Rollout, description="How changes reach the pods.")

@@ -19,6 +19,7 @@ class ConditionType(StrEnum):
     AVAILABLE = "Available"
     READY = "Ready"
     UP_TO_DATE = "UpToDate"
+    TUNED = "Tuned"
     DEGRADED = "Degraded"
 
 
@@ -72,6 +73,38 @@ class Summary(Model):
     models: str = Field("", max_length=16, description="Built versions of all versions, e.g. 2/3.")
 
 
+class TunedPlan(Model):
+    """How to serve, by measurement."""
+
+    instances: int = Field(description="Copies of the model per pod.")
+    max_batch_size: int = Field(description="Largest batch the server runs at once.")
+    batching: bool = Field(description="Whether requests are joined into batches.")
+    max_queue_delay_microseconds: int = Field(0, description="How long a request waits to share a batch, in µs.")
+    replicas: int | None = Field(None, description="Pods for the target load; unset: the objective names no load.")
+    concurrency: int = Field(description="Requests in flight at once per pod, at which this was measured.")
+    requests_per_second: str = Field(max_length=24, description="What one pod then answers.")
+    latency_milliseconds: str = Field(max_length=24, description="Its latency at `percentile`.")
+    percentile: int = Field(description="Which latency is meant.")
+    key: str = Field(max_length=64, description="The measurement that this comes from.")
+    why: str = Field("", max_length=1024, description="How it was chosen.")
+
+
+class TuningStatus(Model):
+    """What was measured and what follows from it."""
+
+    mode: str = Field(max_length=16, description="Mode of the spec.")
+    model: str = Field("", max_length=63, description="The model that is measured.")
+    key: str = Field("", max_length=64, description="Names the measurement that the spec asks for.")
+    artifact: str = Field("", max_length=253, description="BertArtifact that holds the measured points.")
+    job: str = Field("", max_length=63, description="The Job that measures.")
+    measured_at: str = Field("", max_length=40, description="When the measurement ended.")
+    points: int = Field(0, description="Points measured.")
+    max_latency_milliseconds: int | None = Field(None, description="Limit of the objective.")
+    percentile: int = Field(95, description="Percentile of the objective.")
+    plan: TunedPlan | None = Field(None, description="How to serve, by this measurement.")
+    served: TunedPlan | None = Field(None, description="The plan that the server's Deployment follows now.")
+
+
 class BertDeploymentStatus(Model):
     """Status of a BertDeployment."""
 
@@ -84,6 +117,7 @@ class BertDeploymentStatus(Model):
         list[ModelStatus], Field(max_length=16, json_schema_extra={"x-kubernetes-list-map-keys": ["name"]})
     ] = Field(default_factory=list, description="Each model and its versions.")
     endpoint: Endpoint = Field(default_factory=Endpoint, description="Where clients send requests.")
+    tuning: TuningStatus | None = Field(None, description="What was measured; unset while tuning is off.")
     replicas: int = Field(0, description="Serving pods that exist.")
     ready_replicas: int = Field(0, description="Serving pods that are ready.")
     selector: str = Field("", max_length=256, description="Label selector of the serving pods, for autoscalers.")

@@ -7,6 +7,8 @@ from bert_operator.api.spec import Build, Format, Framework
 
 EXPORT_STEPS: Final = ("fetch", "inspect", "answer", "convert", "compare", "publish")
 """Of the Job that turns a source model into an artifact; the last one is the main container and reports."""
+COMPILE_STEPS: Final = ("stage", "compile", "answer", "compare", "publish")
+"""Of the Job that turns a published ONNX artifact into a TensorRT engine: `compile` and `answer` run on the GPU."""
 
 
 class Toolchain(StrEnum):
@@ -14,15 +16,24 @@ class Toolchain(StrEnum):
 
     PYTORCH = "pytorch"
     TENSORFLOW = "tensorflow"
+    TENSORRT = "tensorrt"
+    """NVIDIA's image of the server's release: Python and TensorRT, nothing of ours."""
+
+
+def job_steps(build: Build) -> tuple[str, ...]:
+    """The containers of the Job that makes such an artifact; its format is never `auto`."""
+    return COMPILE_STEPS if build.format is Format.TENSORRT else EXPORT_STEPS
 
 
 def toolchain(step: str, build: Build) -> Toolchain:
     """What a step runs in: `answer` asks the source model, all others handle the artifact.
 
     Args:
-        step: one of EXPORT_STEPS.
+        step: one of `job_steps(build)`.
         build: what is built; its format is never `auto`.
     """
+    if build.format is Format.TENSORRT:
+        return Toolchain.TENSORRT if step in ("compile", "answer") else Toolchain.PYTORCH
     tensorflow = Framework.TENSORFLOW
     if step == "answer":
         return Toolchain.TENSORFLOW if build.framework is tensorflow else Toolchain.PYTORCH

@@ -13,11 +13,11 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from bert_operator.api import names
-from bert_operator.api.actions import Adoption, Note, Ref
+from bert_operator.api.actions import Adoption, Hold, Note, Ref
 from bert_operator.api.observed import Manifest
 from bert_operator.cluster.connection import Connection
 from bert_operator.cluster.errors import ApiError
-from bert_operator.cluster.resources import path
+from bert_operator.cluster.resources import RESOURCES, path
 
 MANAGER: Final = names.MANAGER
 STATUS_MANAGER: Final = f"{names.MANAGER}-status"
@@ -67,6 +67,23 @@ class Cluster:
             if "metadata.uid" in error.fields:
                 raise ApiError(status=CONFLICT, reason="Replaced", message=error.message, what=error.what) from error
             raise
+
+    async def hold(self, namespace: str, hold: Hold) -> dict[str, Any]:
+        """Say, or cease to say, a Deployment's replica count under the second field manager.
+
+        Raises:
+            ApiError: a conflict says that somebody else has set another count, or that it is another object by now.
+        """
+        query = urlencode({"fieldManager": names.REPLICAS_MANAGER} | ({"force": "true"} if hold.force else {}))
+        metadata = {"name": hold.name, "namespace": namespace, "uid": hold.uid}
+        return await self._connection.request(
+            "PATCH",
+            f"{path('Deployment', namespace, hold.name)}?{query}",
+            what=f"{'let go of' if hold.count is None else 'hold'} the replicas of Deployment {hold.name}",
+            body={"apiVersion": RESOURCES["Deployment"][0], "kind": "Deployment", "metadata": metadata}
+            | ({} if hold.count is None else {"spec": {"replicas": hold.count}}),
+            content_type=APPLY,
+        )
 
     async def create(self, manifest: Manifest) -> dict[str, Any] | None:
         """POST one object.

@@ -12,6 +12,7 @@ RESOURCES: Final = {
     "Pod": ("v1", "pods"),
     "Deployment": ("apps/v1", "deployments"),
     "ReplicaSet": ("apps/v1", "replicasets"),
+    "HorizontalPodAutoscaler": ("autoscaling/v2", "horizontalpodautoscalers"),
     "Job": ("batch/v1", "jobs"),
     "Event": ("events.k8s.io/v1", "events"),
     names.KIND: (names.API_VERSION, names.PLURAL),

@@ -5,6 +5,8 @@ from typing import Any, Final
 
 from bert_operator.api import names
 from bert_operator.api.artifact import BertArtifactSpec
+from bert_operator.api.measurement import MAX_MEASUREMENTS, Measurement
+from bert_operator.api.observed import Manifest
 from bert_operator.api.report import BuildReport
 from bert_operator.objects.identity import artifact_name
 
@@ -31,6 +33,7 @@ def manifest(
         path=f"{names.ARTIFACTS_FOLDER}/{report.format}-{report.artifact_key}",
         request_keys=keys,
         report=report,
+        measurements=list((live or {}).get("spec", {}).get("measurements", ())),
     )
     metadata: dict[str, Any] = {
         "name": artifact_name(report.format, report.artifact_key, meta["uid"]),
@@ -43,5 +46,19 @@ def manifest(
         "apiVersion": names.API_VERSION,
         "kind": names.ARTIFACT_KIND,
         "metadata": metadata,
-        "spec": spec.model_dump(mode="json", by_alias=True),
+        "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+
+
+def measured(live: Manifest, measurement: Measurement) -> dict[str, Any]:
+    """A live record with one more measurement, or with this one anew; the oldest goes if there are too many."""
+    plain = measurement.model_dump(mode="json", by_alias=True, exclude_none=True)
+    others = [one for one in live["spec"].get("measurements") or () if one["key"] != measurement.key]
+    meta = live["metadata"]
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.ARTIFACT_KIND,
+        "metadata": {key: meta[key] for key in ("name", "namespace", "uid")}
+        | {"labels": {names.MANAGED_BY: names.MANAGER}},
+        "spec": {**live["spec"], "measurements": [*others, plain][-MAX_MEASUREMENTS:]},
     }

@@ -40,13 +40,18 @@ class ServerDeployment:
     one_node_claims: tuple[str, ...]
     answers: Mapping[str, Mapping[str, str]]
     """Request key -> artifact and revision that answered it."""
+    replicas: int | None
+    """None: somebody else sets it."""
+    autoscaled: bool = False
+    """Whether that is our autoscaler."""
+    tuning: str = ""
+    """JSON of the measured plan that this follows; empty: none."""
 
 
 def manifest(wish: ServerDeployment) -> dict[str, Any]:
     """Deployment of the serving pods."""
     who = wish.identity
-    spec: dict[str, Any] = {
-        "replicas": wish.spec.replicas,
+    spec: dict[str, Any] = ({} if wish.replicas is None else {"replicas": wish.replicas}) | {
         "revisionHistoryLimit": wish.spec.rollout.revision_history_limit,
         "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
         "selector": {"matchLabels": who.selector()},
@@ -62,12 +67,19 @@ def manifest(wish: ServerDeployment) -> dict[str, Any]:
             "labels": who.labels("server"),
             "annotations": {
                 names.ARTIFACTS_ANNOTATION: json.dumps(wish.answers, sort_keys=True),
-                names.IMAGES_ANNOTATION: digest([wish.spec.server.image, wish.spec.server.release])[:16],
-            },
+                names.IMAGES_ANNOTATION: images_wish(wish.spec),
+            }
+            | ({names.AUTOSCALED_ANNOTATION: "true"} if wish.autoscaled else {})
+            | ({names.TUNING_ANNOTATION: wish.tuning} if wish.tuning else {}),
             "ownerReferences": [who.owner_reference(controller=True)],
         },
         "spec": spec,
     }
+
+
+def images_wish(spec: api.BertDeploymentSpec) -> str:
+    """What the user says about images, as a hash: while it stays, new default images restart no pod."""
+    return digest([spec.server.image, spec.server.release])[:16]
 
 
 def with_images_of(want: Manifest, live: Manifest) -> dict[str, Any]:
@@ -120,7 +132,12 @@ def _guard(wish: ServerDeployment, step: str) -> dict[str, Any]:
         "image": wish.settings.images.operator,
         "imagePullPolicy": wish.settings.image_pull_policy,
         "command": ["python", "-m", "bert_build", step],
-        "env": [{"name": names.SERVED_ENV, "value": _served_models(wish).model_dump_json(by_alias=True)}],
+        "env": [
+            {
+                "name": names.SERVED_ENV,
+                "value": _served_models(wish).model_dump_json(by_alias=True, exclude_defaults=True),
+            }
+        ],
         "resources": dict(_GUARD_RESOURCES),
         "securityContext": dict(pod.CONTAINER_SECURITY),
         "terminationMessagePolicy": "File",
@@ -191,9 +208,13 @@ def _volumes(wish: ServerDeployment) -> list[dict[str, Any]]:
 
 
 def _served_models(wish: ServerDeployment) -> ServedModels:
+    profile = wish.settings.hardware_profiles[wish.spec.hardware.profile]
+    engines = any(mount.served.artifact.report.compute_capability for mount in wish.container.mounts)
     return ServedModels(
         server=wish.spec.server.type.value,
         owner=f"{wish.identity.namespace}/{wish.identity.name}",
+        compute_capability=profile.compute_capability if engines else "",
+        tensorrt_version=wish.container.tensorrt_version if engines else "",
         models=[
             ServedModel(
                 name=mount.name,

@@ -1,4 +1,8 @@
-"""The build Job: fetch, inspect, convert, compare, publish, a container each, so that the pod shows the stage."""
+"""The build Job: fetch, inspect, convert, compare, publish, a container each, so that the pod shows the stage.
+
+The Job that compiles a TensorRT engine looks the same but for its steps, two of which hold a GPU and run in NVIDIA's
+image: they get a script, the graph and nothing else of ours, neither the store nor a credential.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +11,7 @@ from bert_operator.api import names, steps
 from bert_operator.api import spec as api
 from bert_operator.api.report import BuildRequest, ExitCode
 from bert_operator.objects import identity, pod
-from bert_operator.settings import Settings
+from bert_operator.settings import HardwareProfile, Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +20,8 @@ class BuildJob:
 
     identity: identity.Identity
     spec: api.BertDeploymentSpec
+    hardware: api.Hardware
+    """Where it runs: the spec's, or that of the export before a compilation."""
     request: BuildRequest
     attempt: int
     claim_name: str
@@ -28,10 +34,17 @@ def name(request_key: str, attempt: int) -> str:
     return f"bert-build-{request_key}-{attempt}"
 
 
-def image(build: api.Build, step: str, settings: Settings) -> str:
+def image(build: api.Build, step: str, spec: api.BertDeploymentSpec, settings: Settings) -> str:
     """Image that a step of such a build runs in; empty if this installation has none."""
-    tensorflow = steps.toolchain(step, build) is steps.Toolchain.TENSORFLOW
-    return settings.images.tensorflow if tensorflow else settings.images.build
+    match steps.toolchain(step, build):
+        case steps.Toolchain.TENSORFLOW:
+            return settings.images.tensorflow
+        case steps.Toolchain.TENSORRT:
+            # Engines fit one TensorRT only: that of the server's release.
+            release = settings.triton.releases.get(spec.server.release or settings.triton.default_release)
+            return release.tensorrt_image if release else ""
+        case steps.Toolchain.PYTORCH:
+            return settings.images.build
 
 
 def manifest(job: BuildJob) -> dict[str, Any]:
@@ -57,7 +70,7 @@ def manifest(job: BuildJob) -> dict[str, Any]:
         "spec": {
             # Retries are the operator's: it tells passing faults from mistakes and keeps the evidence.
             "backoffLimit": 0,
-            "activeDeadlineSeconds": job.spec.builds.active_deadline_seconds,
+            **({} if job.request.onnx else {"activeDeadlineSeconds": job.spec.builds.active_deadline_seconds}),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {"metadata": _template_metadata(job, labels), "spec": _pod_spec(job)},
@@ -85,9 +98,10 @@ def _template_metadata(job: BuildJob, labels: dict[str, str]) -> dict[str, Any]:
 
 
 def _pod_spec(job: BuildJob) -> dict[str, Any]:
-    profile = job.settings.hardware_profiles[job.spec.hardware.profile]
-    containers = [_container(job, step) for step in steps.EXPORT_STEPS]
-    return pod.base_spec(job.spec.builds.pod_template, job.spec.hardware, profile, job.one_node_claims) | {
+    containers = [_container(job, step) for step in steps.job_steps(job.request.build)]
+    return pod.base_spec(job.spec.builds.pod_template, job.hardware, _profile(job), job.one_node_claims) | {
+        # A pod's own deadline starts on its node: waiting for a GPU may take days and is no failure.
+        **({"activeDeadlineSeconds": job.spec.builds.active_deadline_seconds} if job.request.onnx else {}),
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 30,
         "initContainers": containers[:-1],
@@ -96,7 +110,13 @@ def _pod_spec(job: BuildJob) -> dict[str, Any]:
     }
 
 
+def _profile(job: BuildJob) -> HardwareProfile:
+    return job.settings.hardware_profiles[job.hardware.profile]
+
+
 def _container(job: BuildJob, step: str) -> dict[str, Any]:
+    if steps.toolchain(step, job.request.build) is steps.Toolchain.TENSORRT:
+        return _gpu_container(job, step)
     mounts: list[dict[str, Any]] = [
         {"name": "store", "mountPath": names.STORE_MOUNT},
         {"name": "work", "mountPath": names.WORK_MOUNT},
@@ -106,7 +126,7 @@ def _container(job: BuildJob, step: str) -> dict[str, Any]:
         mounts.append({"name": "source", "mountPath": names.SOURCE_MOUNT, "readOnly": True})
     return {
         "name": step,
-        "image": image(job.request.build, step, job.settings),
+        "image": image(job.request.build, step, job.spec, job.settings),
         "imagePullPolicy": job.settings.image_pull_policy,
         "command": ["python", "-m", "bert_build", step],
         "env": [
@@ -118,6 +138,26 @@ def _container(job: BuildJob, step: str) -> dict[str, Any]:
         "securityContext": dict(pod.CONTAINER_SECURITY),
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts,
+    }
+
+
+def _gpu_container(job: BuildJob, step: str) -> dict[str, Any]:
+    """A step of NVIDIA's image. The pod takes one GPU in all: init containers hand theirs on."""
+    resources = pod.resources(job.spec.builds.resources, job.settings.build.resources)
+    accelerator = {_profile(job).resource_name: "1"}
+    return {
+        "name": step,
+        "image": image(job.request.build, step, job.spec, job.settings),
+        "imagePullPolicy": job.settings.image_pull_policy,
+        "command": ["python3", f"{names.WORK_MOUNT}/{names.COMPILE_SCRIPT}", step],
+        "env": [{"name": "HOME", "value": names.WORK_MOUNT}, {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"}],
+        "resources": resources | {"limits": {**resources.get("limits", {}), **accelerator}},
+        "securityContext": dict(pod.CONTAINER_SECURITY),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "work", "mountPath": names.WORK_MOUNT},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+        ],
     }
 
 

@@ -38,6 +38,7 @@ def base_spec(
     tolerations = [t.model_dump(mode="json", by_alias=True, exclude_none=True) for t in _tolerations(hardware, profile)]
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
+        "runtimeClassName": profile.runtime_class_name or None,
         "enableServiceLinks": False,
         "securityContext": dict(POD_SECURITY),
         "priorityClassName": template.priority_class_name,

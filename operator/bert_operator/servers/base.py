@@ -93,6 +93,8 @@ class ServerContainer:
     run_as_user: int
     volumes: Sequence[Volume] = field(default_factory=tuple)
     """Everything writable; the root file system is read-only."""
+    tensorrt_version: str = ""
+    """That the image brings, if the settings say: an engine for another is refused."""
 
 
 class Server(Protocol):

@@ -37,7 +37,7 @@ _SINCE: Final[Mapping[str, tuple[int, int]]] = {"--http-max-input-size": (25, 6)
 
 
 class Triton:
-    """Triton, on a CPU."""
+    """Triton, on CPUs and GPUs."""
 
     ports: Final = Ports(http=HTTP_PORT, grpc=GRPC_PORT, metrics=METRICS_PORT)
 
@@ -47,7 +47,7 @@ class Triton:
 
     def unsupported(self, wish: spec.BertDeploymentSpec, settings: Settings) -> list[str]:
         """What can't be served as written: field, what was found, what to write instead."""
-        return list(_release_faults(wish, settings))
+        return [*_release_faults(wish, settings), *_image_faults(wish, settings)]
 
     def container(
         self, served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, settings: Settings
@@ -57,21 +57,23 @@ class Triton:
         exit_timeout = wish.server.triton.exit_timeout_seconds
         startup = ceil(triton_sizing.startup_seconds(wish, served) / _STARTUP_PERIOD_SECONDS)
         mounts = tuple(mount(one) for one in served)
+        profile = settings.hardware_profiles[wish.hardware.profile]
         return ServerContainer(
             mounts=mounts,
-            files=_config_files(mounts, wish, release.onnx_backend),
+            files=_config_files(mounts, wish, release.onnx_backend, gpu=bool(profile.resource_name)),
             image=wish.server.image or release.image,
             command=("/bin/sh", "-c", _START, "tritonserver"),
-            args=(*_flags(exit_timeout), *wish.server.extra_args),
+            args=(*_flags(exit_timeout, gpu=bool(profile.resource_name)), *wish.server.extra_args),
             env=_env(wish, served),
             startup_probe=_probe("ready", period=_STARTUP_PERIOD_SECONDS, failures=startup),
             readiness_probe=_probe("ready", period=5, failures=3),
             liveness_probe=_probe("live", period=10, failures=6),
             lifecycle={"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-            resources=triton_sizing.resources(wish, served),
+            resources=triton_sizing.resources(wish, served, profile.resource_name),
             termination_grace_seconds=PRE_STOP_SECONDS + exit_timeout + _GRACE_SECONDS,
             run_as_user=USER,
             volumes=_volumes(served),
+            tensorrt_version=release.tensorrt_version,
         )
 
 
@@ -82,11 +84,13 @@ def mount(one: ServedVersion) -> Mount:
     return Mount(served=one, name=name, path=f"{names.MODELS_MOUNT}/{name}/{one.version}")
 
 
-def _config_files(mounts: Sequence[Mount], wish: spec.BertDeploymentSpec, backend: str) -> Mapping[str, ConfigFile]:
+def _config_files(
+    mounts: Sequence[Mount], wish: spec.BertDeploymentSpec, onnx_backend: str, *, gpu: bool
+) -> Mapping[str, ConfigFile]:
     """One config.pbtxt per served version, beside its version folder."""
     return {
         f"{names.MODELS_MOUNT}/{one.name}/{_CONFIG_FILE}": ConfigFile(
-            key=f"{one.name}.{_CONFIG_FILE}", text=triton_config.render(one, wish, backend)
+            key=f"{one.name}.{_CONFIG_FILE}", text=triton_config.render(one, wish, onnx_backend, gpu=gpu)
         )
         for one in mounts
     }
@@ -121,6 +125,20 @@ def _release_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterat
     yield from _flag_faults(wish, name, version)
 
 
+def _image_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterator[str]:
+    """Our CPU image, and one without CUDA, would leave a GPU idle that nobody else gets."""
+    release = settings.triton.releases.get(wish.server.release or settings.triton.default_release)
+    profile = settings.hardware_profiles.get(wish.hardware.profile)
+    if release and profile and profile.resource_name and release.onnx_backend == "onnxruntime_python":
+        name = wish.server.release or settings.triton.default_release
+        able = sorted(key for key, one in settings.triton.releases.items() if one.onnx_backend == "onnxruntime")
+        yield (
+            f"spec.server.release is {name!r}, whose image runs on CPUs only, but hardware profile "
+            f"{wish.hardware.profile!r} has {profile.resource_name}: write "
+            f"one of {', '.join(able) or '(none is set)'}, or a profile without GPUs"
+        )
+
+
 def _flag_faults(wish: spec.BertDeploymentSpec, name: str, version: tuple[int, int]) -> Iterator[str]:
     for index, argument in enumerate(wish.server.extra_args):
         since = _SINCE.get(argument.partition("=")[0])
@@ -131,7 +149,7 @@ def _flag_faults(wish: spec.BertDeploymentSpec, name: str, version: tuple[int, i
             )
 
 
-def _flags(exit_timeout: int) -> tuple[str, ...]:
+def _flags(exit_timeout: int, *, gpu: bool) -> tuple[str, ...]:
     return (
         f"--model-repository={names.MODELS_MOUNT}",
         "--model-control-mode=none",
@@ -142,8 +160,9 @@ def _flags(exit_timeout: int) -> tuple[str, ...]:
         f"--http-port={HTTP_PORT}",
         f"--grpc-port={GRPC_PORT}",
         f"--metrics-port={METRICS_PORT}",
-        "--allow-gpu-metrics=false",
-        "--pinned-memory-pool-byte-size=0",
+        f"--allow-gpu-metrics={str(gpu).lower()}",
+        # Host memory through which tensors reach the GPU; nothing uses it without one.
+        f"--pinned-memory-pool-byte-size={triton_sizing.PINNED_BYTES if gpu else 0}",
     )
 
 

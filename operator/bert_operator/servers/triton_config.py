@@ -17,17 +17,26 @@ from bert_operator.servers import triton_sizing
 from bert_operator.servers.base import Mount, ServedVersion
 
 
-def render(one: Mount, wish: spec.BertDeploymentSpec, backend: str) -> str:
+def render(one: Mount, wish: spec.BertDeploymentSpec, onnx_backend: str, *, gpu: bool = False) -> str:
     """The text of config.pbtxt.
+
+    Args:
+        one: what is served.
+        wish: the spec.
+        onnx_backend: which backend of the image runs ONNX.
+        gpu: the pod has a GPU.
 
     Raises:
         ValueError: the text doesn't read back as the message it was printed from.
     """
-    config = _config(one, wish, backend)
+    config = _config(one, wish, onnx_backend, gpu=gpu)
     text: str = text_format.MessageToString(config)
     if _read_back(text) != config:
         raise ValueError(f"config.pbtxt of {one.name} doesn't read back as written: report this as a defect")
     return text
+
+
+TENSORRT_BACKEND: Final = "tensorrt"
 
 
 @lru_cache(maxsize=4096)
@@ -56,25 +65,32 @@ def _messages() -> Any:  # noqa: ANN401 - as above
     return module
 
 
-def _config(mount: Mount, wish: spec.BertDeploymentSpec, backend: str) -> Any:  # noqa: ANN401 - as above
+def _config(mount: Mount, wish: spec.BertDeploymentSpec, onnx_backend: str, *, gpu: bool) -> Any:  # noqa: ANN401 - as above
     messages, one = _messages(), mount.served
     serving, report = one.model.serving, one.artifact.report
+    engine = report.format == spec.Format.TENSORRT
     config = messages.ModelConfig(
         name=mount.name,
-        backend=backend,
-        max_batch_size=serving.max_batch_size,
-        default_model_filename=names.ONNX_FILE,
+        backend=TENSORRT_BACKEND if engine else onnx_backend,
+        # Never more than the engine takes: the model would not load.
+        max_batch_size=min([serving.max_batch_size, *(profile.max[0] for profile in report.profiles)]),
+        default_model_filename=names.ENGINE_FILE if engine else names.ONNX_FILE,
         input=[_tensor(messages.ModelInput, tensor) for tensor in report.inputs],
         output=[_tensor(messages.ModelOutput, tensor) for tensor in report.outputs],
     )
     config.version_policy.specific.versions.append(one.version)
-    config.instance_group.add(count=serving.instances, kind=messages.ModelInstanceGroup.KIND_CPU)
+    group = messages.ModelInstanceGroup
+    # The one GPU that the pod asks for; each instance may use every profile, and Triton takes the nearest.
+    profiles = [str(number) for number, _ in enumerate(report.profiles)] if len(report.profiles) > 1 else []
+    config.instance_group.add(count=serving.instances, kind=group.KIND_GPU if gpu else group.KIND_CPU, profile=profiles)
     if serving.batching.enabled:
         config.dynamic_batching.max_queue_delay_microseconds = serving.batching.max_queue_delay_microseconds
         config.dynamic_batching.preferred_batch_size.extend(serving.batching.preferred_batch_sizes or ())
-    # BERT is one chain of operators: threads across operators would only wait, and ONNX Runtime starts none for 1.
-    for key, value in (("intra_op_thread_count", triton_sizing.threads(wish, one.model)), ("inter_op_thread_count", 1)):
-        config.parameters[key].string_value = str(value)
+    if not engine:
+        # BERT is one chain of operators: threads across operators would only wait, and ONNX Runtime starts none for 1.
+        threads = triton_sizing.threads(wish, one.model)
+        for key, value in (("intra_op_thread_count", threads), ("inter_op_thread_count", 1)):
+            config.parameters[key].string_value = str(value)
     if serving.warmup:
         _add_warmups(config, one)
     return config

@@ -6,17 +6,13 @@ an instance takes 1.5 times the size of its model, plus the activations of its l
 """
 
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from math import ceil
 from typing import Any, Final
 
 from bert_operator.api import spec
 from bert_operator.api.report import BuildReport, TensorSpec
-from bert_operator.servers import quantities
+from bert_operator.servers import quantities, sizing
 from bert_operator.servers.base import ServedVersion
-
-DEFAULT_CPU_REQUEST: Final = "500m"
-DEFAULT_CPU_LIMIT: Final = "2"
 
 _SERVER_BYTES: Final = 160 * quantities.MEBIBYTE
 """tritonserver itself (40 MiB measured) and what its request queues may hold."""
@@ -35,29 +31,28 @@ _FLOPS_PER_THREAD: Final = 4_000_000_000
 _STARTUP_FLOOR_SECONDS: Final = 120
 _STARTUP_CEILING_SECONDS: Final = 3600
 
+PINNED_BYTES: Final = 256 * quantities.MEBIBYTE
+"""Triton's own default."""
+_CUDA_BYTES: Final = 2560 * quantities.MEBIBYTE
+"""Triton, CUDA's context and the libraries of TensorRT and ONNX Runtime on the host. Not measured: no GPU was used."""
+
 _ELEMENT_BYTES: Final = {"INT64": 8, "FP64": 8, "INT32": 4, "FP32": 4, "FP16": 2, "BF16": 2}
-
-
-def cpu_limit(wish: spec.BertDeploymentSpec) -> Decimal:
-    """CPUs that the server container may use."""
-    resources = wish.server.resources
-    if resources.limits.cpu:
-        return quantities.parse(resources.limits.cpu)
-    default = quantities.parse(DEFAULT_CPU_LIMIT)
-    return max(default, quantities.parse(resources.requests.cpu)) if resources.requests.cpu else default
 
 
 def threads(wish: spec.BertDeploymentSpec, model: spec.BertModel) -> int:
     """Threads of each instance of a model: together they have as many as the CPU limit allows, at least one each."""
-    return max(1, int(cpu_limit(wish) / model.serving.instances))
+    return max(1, int(sizing.cpu_limit(wish) / model.serving.instances))
 
 
 def warmup_lengths(model: spec.BertModel, report: BuildReport) -> list[int]:
     """Sequence lengths that are run before a model turns ready: the spec's buckets, else the longest of 16, 32, ...
 
-    At most four are derived; the longest length that the artifact takes is always among them.
+    At most four are derived; the longest length that the artifact takes is always among them. An engine has its own:
+    the largest of each of its profiles.
     """
     longest = report.max_sequence_length
+    if report.profiles:
+        return sorted({profile.max[1] for profile in report.profiles})
     if model.build.sequence_buckets:
         return sorted({bucket for bucket in model.build.sequence_buckets if bucket <= longest}) or [longest]
     powers = [length for length in (2**n for n in range(4, 14)) if length < longest]
@@ -85,20 +80,17 @@ def memory_bytes(served: Sequence[ServedVersion]) -> int:
     return _SERVER_BYTES + instances + shm_bytes(served)
 
 
-def resources(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion]) -> dict[str, Any]:
-    """Requests and limits of the container: the spec's; unset ones are derived.
+def gpu_memory_bytes(served: Sequence[ServedVersion]) -> int:
+    """Memory of the server container on a node with a GPU: the host's part only. Estimated, not measured."""
+    return _CUDA_BYTES + PINNED_BYTES + sum(2 * one.artifact.report.size_bytes for one in served) + shm_bytes(served)
 
-    A limit without a request leaves the request to Kubernetes, which takes the limit.
-    """
-    asked, capped = wish.server.resources.requests, wish.server.resources.limits
-    derived = memory_bytes(served)
-    memory = max(derived, int(quantities.parse(asked.memory))) if asked.memory else derived
-    limits = {"cpu": capped.cpu or f"{cpu_limit(wish).normalize():f}", "memory": capped.memory or mib(memory)}
-    requests = {
-        "cpu": asked.cpu or (None if capped.cpu else DEFAULT_CPU_REQUEST),
-        "memory": asked.memory or (None if capped.memory else mib(memory)),
-    }
-    return {"requests": {name: value for name, value in requests.items() if value}, "limits": limits}
+
+def resources(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion], accelerator: str = "") -> dict[str, Any]:
+    """Requests and limits of the container, with one of the profile's accelerators if it has any."""
+    if not accelerator:
+        return sizing.resources(wish, memory_bytes(served))
+    found = sizing.resources(wish, gpu_memory_bytes(served))
+    return {**found, "limits": {**found["limits"], accelerator: "1"}}
 
 
 def startup_seconds(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion]) -> int:
@@ -121,25 +113,8 @@ def _batch_bytes(tensor: TensorSpec, one: ServedVersion) -> int:
 
 def _instance_bytes(one: ServedVersion) -> int:
     return _INSTANCE_BYTES + ceil(
-        _MODEL_FACTOR * one.artifact.report.size_bytes + _ARENA_FACTOR * _activation_bytes(one)
+        _MODEL_FACTOR * one.artifact.report.size_bytes + _ARENA_FACTOR * sizing.activation_bytes(one)
     )
-
-
-def _activation_bytes(one: ServedVersion) -> int:
-    """Peak of one layer: attention scores twice, and three buffers of the wide inner layer (4 x hidden)."""
-    report, batch = one.artifact.report, one.model.serving.max_batch_size
-    hidden, length = _hidden_size(report), report.max_sequence_length
-    heads = max(12, hidden // 64)
-    return 4 * batch * length * (12 * hidden + 2 * heads * length)
-
-
-def _hidden_size(report: BuildReport) -> int:
-    """Read from a token output; else what BERT models of that many parameters have."""
-    for tensor in report.outputs:
-        if len(tensor.dims) > 1 and tensor.dims[-1] > 0:
-            return tensor.dims[-1]
-    steps = ((40_000_000, 384), (150_000_000, 768))
-    return next((hidden for limit, hidden in steps if report.parameters <= limit), 1024)
 
 
 def _load_seconds(one: ServedVersion) -> float:

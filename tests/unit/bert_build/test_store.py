@@ -49,6 +49,21 @@ def test_published_artifact_is_found_with_its_manifest_and_nothing_else_is_left(
     assert len(store.manifest_sha256("onnx", KEY)) == 64
 
 
+def test_folders_of_an_artifact_are_published_with_it_and_looked_into(store: Store, scratch: Path) -> None:
+    (scratch / "variables").mkdir(parents=True)
+    (scratch / "variables" / "data").write_bytes(b"weights")
+    (scratch / "assets" / "empty").mkdir(parents=True)
+    manifest = building.staged(scratch)
+    assert set(manifest.files) == {"golden.npz", "model.onnx", "variables/data"}
+    assert store.publish(scratch, manifest, "me")
+    found = store.path("onnx", KEY) / "variables" / "data"
+    assert found.read_bytes() == b"weights"
+    found.write_bytes(b"weightS")
+    assert store.sound("onnx", KEY) is None
+    assert store.publish(scratch, manifest, "me again")
+    assert found.read_bytes() == b"weights"
+
+
 def test_second_publisher_reuses_what_the_first_published(store: Store, scratch: Path) -> None:
     manifest = building.staged(scratch)
     store.publish(scratch, manifest, "me")

@@ -6,7 +6,7 @@ import pytest
 
 from images import build, catalog, commands, debian, engine, packaging_access, run
 from images.__main__ import main
-from images.buildah import Buildah
+from images.buildah import Buildah, old_tags
 from images.cache import Cache
 from images.docker import Docker
 from images.errors import ImagesError
@@ -118,4 +118,10 @@ def test_build_without_names_takes_every_image_and_prints_where_each_is(
 
 def test_building_an_unknown_image_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "tritn"]) == 1
-    assert "operator, pytorch, triton-cpu" in capsys.readouterr().err
+    assert ", ".join(catalog.DOCKERFILES) in capsys.readouterr().err
+
+
+def test_old_images_leave_the_storage_but_never_the_one_just_built() -> None:
+    newest_first = [f"localhost/x:{number}" for number in (7, 6, 5, 4, 3, 2, 1)]
+
+    assert old_tags(newest_first, {"localhost/x:7", "localhost/x:2"}) == [f"localhost/x:{n}" for n in (3, 1)]

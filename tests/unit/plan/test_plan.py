@@ -383,13 +383,20 @@ class TestRefusals:
             (
                 {"models": [builders.model(build={"task": "feature-extraction", "format": "mar"})]},
                 "Unsupported",
-                "spec.models[0].build.format is 'mar', which triton doesn't serve on hardware profile 'cpu': write one "
-                "of auto, onnx",
+                "spec.models[0].build.format is 'mar', which triton doesn't serve on hardware profile 'cpu': write one",
             ),
             (
                 {"models": [builders.model(build={"task": "feature-extraction", "framework": "tensorflow"})]},
                 "Unsupported",
                 "set images.tensorflow in the operator's chart",
+            ),
+            (
+                {
+                    "server": {"type": "torchserve"},
+                    "models": [builders.model(build={"task": "feature-extraction", "framework": "tensorflow"})],
+                },
+                "Unsupported",
+                "torchserve takes archives made from PyTorch checkpoints only: serve this source by triton",
             ),
             ({"models": []}, "InvalidSpec", "spec.models"),
             ({"server": {"type": "triton", "typo": 1}}, "InvalidSpec", "spec.server.typo"),

@@ -50,6 +50,13 @@ CASES: list[tuple[str, dict[str, Any], str, str, bool]] = [
         False,
     ),
     (
+        "one sentence goes on to the next step",
+        pod([b.terminated("fetch", ExitCode.USER_ERROR, b.failure("SourceNotFound", "No x.", "Write y."))]),
+        "SourceNotFound",
+        "No x; next: Write y.",
+        False,
+    ),
+    (
         "a passing fault",
         pod([b.terminated("fetch", ExitCode.PASSING, b.failure("HubUnreachable", "no answer", ""))]),
         "HubUnreachable",

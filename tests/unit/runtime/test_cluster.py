@@ -15,7 +15,7 @@ import yaml
 from aiohttp import web
 
 from bert_operator.api import names
-from bert_operator.api.actions import Adoption, Note, Ref
+from bert_operator.api.actions import Adoption, Hold, Note, Ref
 from bert_operator.cluster.calls import Cluster, owned_by
 from bert_operator.cluster.connection import ConfigurationError, Connection
 from bert_operator.cluster.errors import ApiError
@@ -149,6 +149,22 @@ async def test_adopting_adds_one_owner_to_exactly_that_job(server: ApiServer, cl
     (request,) = server.requests
     assert request.content_type == "application/strategic-merge-patch+json"
     assert request.body == {"metadata": {"uid": "u", "ownerReferences": [owner()]}}
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_count_is_held_by_a_manager_of_its_own_on_exactly_that_deployment(
+    server: ApiServer,
+    cluster: Cluster,
+    force: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    await cluster.hold("ns", Hold(name="demo-aaaaaa", uid="u", count=4, force=force))
+    await cluster.hold("ns", Hold(name="demo-aaaaaa", uid="u", count=None))
+    held, let_go = server.requests
+    assert held.path == "/apis/apps/v1/namespaces/ns/deployments/demo-aaaaaa"
+    assert held.query == {"fieldManager": "bertops-replicas"} | ({"force": "true"} if force else {})
+    place = {"name": "demo-aaaaaa", "namespace": "ns", "uid": "u"}
+    assert held.body == {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": place, "spec": {"replicas": 4}}
+    assert let_go.body == {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": place}
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "NotFound"), (409, "Conflict")])

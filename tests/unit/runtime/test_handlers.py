@@ -24,6 +24,7 @@ PLURALS = {
     "bertartifacts": "BertArtifact",
     "deployments": "Deployment",
     "replicasets": "ReplicaSet",
+    "horizontalpodautoscalers": "HorizontalPodAutoscaler",
     "services": "Service",
     "configmaps": "ConfigMap",
     "persistentvolumeclaims": "PersistentVolumeClaim",

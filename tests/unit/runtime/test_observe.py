@@ -53,6 +53,7 @@ def everything() -> list[dict[str, Any]]:
         a_bert("other", uid=OTHER_UID),
         a_child("Deployment", "demo-aaaaaa"),
         replica_set,
+        a_child("HorizontalPodAutoscaler", "demo-aaaaaa"),
         a_child("Service", "demo"),
         a_child("ConfigMap", "demo-config-1-aaaaaa", data={"big": "text"}),
         an_object("PersistentVolumeClaim", "demo-store"),
@@ -72,6 +73,7 @@ def check_everything(observed: Observed) -> None:
     assert named((observed.bert,)) == ["demo"]
     assert named(observed.deployments) == ["demo-aaaaaa"]
     assert named(observed.replica_sets) == ["demo-rs"]
+    assert named(observed.autoscalers) == ["demo-aaaaaa"]
     assert named(observed.services) == ["demo"]
     assert named(observed.config_maps) == ["demo-config-1-aaaaaa"]
     assert named(observed.claims) == ["demo-store"]
@@ -150,7 +152,7 @@ def test_a_bertdeployment_concerns_itself() -> None:
     assert World().put(a_bert()) == {DEMO}
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "ReplicaSet", "Service", "ConfigMap"])
+@pytest.mark.parametrize("kind", ["Deployment", "ReplicaSet", "HorizontalPodAutoscaler", "Service", "ConfigMap"])
 def test_a_child_concerns_its_owner_even_before_that_is_known(kind: str) -> None:
     assert World().put(a_child(kind, "demo-aaaaaa")) == {DEMO}
 
@@ -163,6 +165,15 @@ def test_a_job_concerns_everybody_who_owns_it_or_waits_for_its_request() -> None
     waiting = a_bert("waiting", uid="dddddddd-0", **with_request("0123"))
     world = seen(a_bert(), a_bert("other", uid=OTHER_UID), waiting)
     assert world.put(a_job(owners=(owner(), owner(OTHER_UID, "other")))) == {DEMO, OTHER, ("ns", "waiting")}
+
+
+def test_a_profile_job_concerns_everybody_whose_status_names_its_key() -> None:
+    waiting = a_bert("waiting", uid="dddddddd-0", status={"tuning": {"mode": "Recommend", "key": "0123"}})
+    world = seen(a_bert(), waiting)
+    assert world.put(a_job(owners=(owner(),))) == {DEMO, ("ns", "waiting")}
+    observed = world.observe("ns", "waiting")
+    assert observed is not None
+    assert [job["metadata"]["name"] for job in observed.jobs] == ["build"]
 
 
 def test_a_build_pod_concerns_the_owners_of_its_job() -> None:
@@ -205,6 +216,41 @@ def test_bookkeeping_concerns_nobody() -> None:
     echo["metadata"]["managedFields"] = [{"manager": "somebody else"}]
     assert world.put(echo) == set()
     assert world._objects["Service"]["uid-Service-demo"]["metadata"]["resourceVersion"] == "2"
+
+
+def test_who_owns_a_deployments_count_concerns_its_owner_and_nothing_else_of_managed_fields_is_kept() -> None:
+    def owned_by(manager: str, version: int) -> dict[str, Any]:
+        fields = {"f:spec": {"f:replicas": {}, "f:template": {"big": {}}}}
+        entry = {"manager": manager, "operation": "Update", "subresource": "scale", "time": f"{version}"}
+        noise = {"manager": "noise", "fieldsV1": {"f:status": {"f:replicas": {}}}}
+        child = a_child("Deployment", "demo-aaaaaa", version=version)
+        child["metadata"]["managedFields"] = [noise, entry | {"fieldsV1": fields}]
+        return child
+
+    world = seen(a_bert(), owned_by("bert-operator", 2))
+    assert world.put(owned_by("bert-operator", 3)) == set()
+    assert world.put(owned_by("kube-controller-manager", 4)) == {DEMO}
+    (kept,) = look(world).deployments
+    assert kept["metadata"]["managedFields"] == [
+        {
+            "manager": "kube-controller-manager",
+            "operation": "Update",
+            "subresource": "scale",
+            "fieldsV1": {"f:spec": {"f:replicas": {}}},
+        }
+    ]
+
+
+def test_what_an_autoscaler_measures_concerns_nobody_but_whether_it_scales_does() -> None:
+    def autoscaler(version: int, active: str) -> dict[str, Any]:
+        scaling = {"type": "ScalingActive", "status": active, "reason": "Any", "message": f"about pod {version}"}
+        conditions = [{"type": "AbleToScale", "status": "True"}, scaling]
+        status = {"currentMetrics": [version], "conditions": conditions}
+        return a_child("HorizontalPodAutoscaler", "demo-aaaaaa", version=version) | {"status": status}
+
+    world = seen(a_bert(), autoscaler(2, "True"))
+    assert world.put(autoscaler(3, "True")) == set()
+    assert world.put(autoscaler(4, "False")) == {DEMO}
 
 
 # --- our own writes -----------------------------------------------------------------------------------------------
@@ -328,4 +374,4 @@ def test_objects_without_spec_or_status_are_no_trouble(kind: str, spec: Any, sta
 
 def test_kinds_are_those_that_the_operator_is_built_from() -> None:
     assert names.KIND in KINDS
-    assert len(set(KINDS)) == 9
+    assert len(set(KINDS)) == 10

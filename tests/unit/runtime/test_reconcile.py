@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from bert_operator.api.actions import Adoption, Note, Plan, Ref
+from bert_operator.api.actions import Adoption, Hold, Note, Plan, Ref
 from bert_operator.api.observed import Observed
 from bert_operator.cluster.calls import Cluster
 from bert_operator.cluster.errors import ApiError
@@ -58,6 +58,10 @@ class FakeCluster:
     async def adopt(self, _namespace: str, adoption: Adoption) -> dict[str, Any]:
         self._do(f"adopt {adoption.name}")
         return self._reply(a_job(adoption.name, owners=(owner(), owner(OTHER_UID, "other"))))
+
+    async def hold(self, _namespace: str, hold: Hold) -> dict[str, Any]:
+        self._do(f"hold {hold.count}")
+        return self._reply(a_child("Deployment", hold.name, uid=hold.uid))
 
     async def delete(self, _namespace: str, ref: Ref) -> None:
         self._do(f"delete {ref.name}")
@@ -144,6 +148,23 @@ async def test_a_plan_is_carried_out_in_order(bench: Bench) -> None:
         "tell Building: started",
     ]
     assert outcome == Outcome(recheck_after=30.0, wrote=True)
+
+
+HOLD = Hold(name="demo-aaaaaa", uid="uid-Deployment-demo-aaaaaa", count=4)
+
+
+async def test_a_count_is_held_before_anything_is_applied_and_let_go_after(bench: Bench) -> None:
+    outcome = await bench.run(Plan(hold=(HOLD,), apply=WHOLE.apply, release=(replace(HOLD, count=None),)))
+    assert bench.cluster.calls == ["hold 4", "apply demo", "hold None"]
+    assert outcome.wrote
+
+
+@pytest.mark.parametrize("status", [0, 409, 422])
+async def test_nothing_is_applied_while_the_count_could_not_be_held(bench: Bench, status: int) -> None:
+    bench.cluster.failures["hold 4"] = refusal(status)
+    with pytest.raises(ApiError):
+        await bench.run(replace(WHOLE, hold=(HOLD,)))
+    assert [call for call in bench.cluster.calls if not call.startswith("tell")] == ["hold 4", "status"]
 
 
 async def test_every_reply_is_in_the_world_at_once(bench: Bench) -> None:

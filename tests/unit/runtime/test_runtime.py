@@ -1,12 +1,15 @@
 """The parts together: nobody plans on half a view, and what was written unseen can vanish too."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import pytest
 
 from bert_operator import observe
+from bert_operator import runtime as runtime_module
 from bert_operator.cluster.connection import ConfigurationError
+from bert_operator.cluster.errors import ApiError
 from bert_operator.runtime import Runtime
 from bert_operator.settings import Settings
 from support.objects import a_bert, a_child, an_object
@@ -104,3 +107,50 @@ async def test_crds_that_come_a_little_later_are_waited_for(runtime: Runtime, mo
     monkeypatch.setattr(runtime._cluster, "api_is_served", served)
     await runtime._until_served(30)
     assert next(answers, "all used") == "all used"
+
+
+def unreachable(status: int = 0) -> ApiError:
+    return ApiError(status=status, reason="Unreachable", message="Connect call failed\n('10.0.0.1', 443)", what="look")
+
+
+async def test_an_api_server_that_comes_a_little_later_is_waited_for(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: Iterator[ApiError | bool] = iter([unreachable(), unreachable(503), False, True])
+
+    async def served() -> bool:
+        answer = next(answers)
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(runtime_module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(runtime._cluster, "api_is_served", served)
+    await runtime._until_served(30)
+    assert next(answers, "all used") == "all used"
+
+
+@pytest.mark.parametrize("status", [0, 403, 503])
+async def test_without_an_api_server_it_ends_in_one_line_that_says_so_and_not_that_crds_are_missing(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    async def cut_off() -> bool:
+        raise unreachable(status)
+
+    monkeypatch.setattr(runtime._cluster, "api_is_served", cut_off)
+    with pytest.raises(ConfigurationError, match=r"the API server can't be asked: .*Connect call failed") as caught:
+        await runtime._until_served(0.01)
+    assert "CRD" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+async def test_an_api_server_that_never_answers_is_told_apart_too(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent() -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    monkeypatch.setattr(runtime._cluster, "api_is_served", silent)
+    with pytest.raises(ConfigurationError, match="the API server can't be asked: no answer"):
+        await runtime._until_served(0.01)

@@ -23,10 +23,11 @@ class Pod:
         self.mount.mkdir(parents=True)
         self.log = folder / "termination-log"
         self.expected = ""
+        self.settings: dict[str, str] = {}
         self._monkeypatch = monkeypatch
         monkeypatch.setenv("BERTOPS_TERMINATION_LOG", str(self.log))
 
-    def publish(self) -> None:
+    def publish(self, **report: str) -> None:
         contents = {names.ONNX_FILE: b"weights" * 1000, names.GOLDEN_FILE: b"requests"}
         for name, content in contents.items():
             (self.mount / name).write_bytes(content)
@@ -34,7 +35,9 @@ class Pod:
             name: ManifestFile(size=len(content), sha256=hashlib.sha256(content).hexdigest())
             for name, content in contents.items()
         }
-        self.write_manifest(Manifest(schema_version=1, report=builders.report(manifest_sha256=""), files=files))
+        self.write_manifest(
+            Manifest(schema_version=1, report=builders.report(manifest_sha256="", **report), files=files)
+        )
 
     def write_manifest(self, manifest: Manifest) -> None:
         text = manifest.model_dump_json(by_alias=True)
@@ -50,7 +53,7 @@ class Pod:
             manifest_sha256=self.expected or "0" * 64,
             max_batch_size=8,
         )
-        served = ServedModels(server="triton", owner="team/search", models=[model])
+        served = ServedModels(server="triton", owner="team/search", models=[model], **self.settings)
         self._monkeypatch.setenv(names.SERVED_ENV, served.model_dump_json(by_alias=True))
         return preflight.main([])
 
@@ -156,3 +159,35 @@ def test_it_needs_neither_torch_nor_numpy() -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+ENGINE = {"format": "tensorrt", "compute_capability": "8.6", "tensorrt_version": "11.2.1.2"}
+
+
+@pytest.mark.parametrize(
+    ("expected", "says"),
+    [
+        ({"compute_capability": "9.0"}, "was compiled for compute capability 8.6, this pod's is 9.0"),
+        ({"tensorrt_version": "11.3.0.99"}, "was compiled for TensorRT 11.2.1.2, this pod's is 11.3.0.99"),
+    ],
+)
+def test_a_foreign_engine_is_refused(pod: Pod, expected: dict[str, str], says: str) -> None:
+    pod.publish(**ENGINE)
+    pod.settings = expected
+    failure = pod.failure()
+    assert failure.reason == "EngineForeign"
+    assert says in failure.message
+    assert "bertops.dev/refresh" in failure.next_step
+
+
+@pytest.mark.parametrize("expected", [{}, {"compute_capability": "8.6", "tensorrt_version": "11.2.1.2"}])
+def test_an_engine_that_fits_or_of_which_nothing_is_known_passes(pod: Pod, expected: dict[str, str]) -> None:
+    pod.publish(**ENGINE)
+    pod.settings = expected
+    assert pod.run() == 0
+
+
+def test_an_artifact_that_runs_anywhere_fits_every_gpu(pod: Pod) -> None:
+    pod.publish()
+    pod.settings = {"compute_capability": "9.0"}
+    assert pod.run() == 0

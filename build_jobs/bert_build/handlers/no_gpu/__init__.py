@@ -1,0 +1,1 @@
+"""What the analyzer's image carries instead of packages that only look for GPUs."""

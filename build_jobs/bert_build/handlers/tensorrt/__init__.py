@@ -1,0 +1,1 @@
+"""Runs in NVIDIA's TensorRT image: only compile_engine.py is carried there, as a file."""

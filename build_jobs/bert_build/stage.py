@@ -1,0 +1,176 @@
+"""Step `stage`, the first of a compile Job: takes the ONNX artifact from the store and decides all about the engine.
+
+The script that runs on the GPU gets a graph, requests and decisions, nothing else; neither the store nor a credential
+reaches it. The graph is proved on this CPU before any GPU time is spent: in FP16 it must still answer like its source.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from bert_build import engine_plan, fidelity, formats, golden_answers, half_precision, onnx_session, progress, recorded
+from bert_build.failures import BuildError
+from bert_build.job import Job
+from bert_build.recorded import Recorded
+from bert_build.samples import Arrays, Sample
+from bert_build.state import State
+from bert_build.store import Store
+from bert_operator.api import names
+from bert_operator.api.report import ExitCode, Manifest, OnnxArtifact
+from bert_operator.api.spec import Build, Precision
+
+SCRIPT: Final = Path(__file__).parent / "handlers" / "tensorrt" / names.COMPILE_SCRIPT
+_CACHE_BYTES: Final = 64 << 20
+"""Larger timing caches are left out."""
+_ROWS: Final = 2
+
+
+def run(job: Job, state: State) -> State:
+    """Stage the graph, the requests and the decisions."""
+    asked, build = job.request.onnx, job.request.build
+    if asked is None:
+        raise BuildError("InternalError", "The request names no ONNX artifact.", _REPORT_IT, ExitCode.INTERNAL)
+    manifest = _proved(Store(job.store), asked)
+    folder = Store(job.store).path("onnx", asked.artifact_key)
+    answers = _answers(folder, build)
+    recorded.save(job.work / recorded.FILE, answers)
+    shutil.copyfile(folder / names.GOLDEN_FILE, job.work / names.GOLDEN_FILE)
+    _write_graph(job, folder, answers)
+    toolchain = formats.toolchain(formats.recipe(build))
+    inputs = [tensor.name for tensor in manifest.report.inputs]
+    wish = engine_plan.wish(build, asked, inputs, toolchain)
+    wish |= {"published": _published(job.store), "requests": _requests(job.work, build, inputs, answers)}
+    (job.work / engine_plan.WISH_FILE).write_text(json.dumps(wish, indent=1), encoding="utf-8")
+    shutil.rmtree(job.artifact, ignore_errors=True)
+    job.artifact.mkdir()
+    shutil.copyfile(SCRIPT, job.work / names.COMPILE_SCRIPT)
+    _bring_timing_caches(job)
+    progress.say("stage", f"{build.precision.value}, profiles {_told(wish['profiles'])}")
+    return _state(state, manifest, asked, toolchain)
+
+
+_REPORT_IT: Final = "This is a defect of bert-operator: please report it with the pod's log."
+
+
+def _proved(shelf: Store, asked: OnnxArtifact) -> Manifest:
+    """The ONNX artifact's manifest, once every file was found to be the published one."""
+    name = f"onnx-{asked.artifact_key}"
+    manifest = shelf.sound("onnx", asked.artifact_key)
+    if manifest is None or shelf.manifest_sha256("onnx", asked.artifact_key) != asked.manifest_sha256:
+        found = "isn't there or isn't whole" if manifest is None else "isn't the one that was recorded"
+        raise BuildError(
+            "ArtifactCorrupt",
+            f"The engine is compiled from artifact {name}, and what the store holds under that name {found}.",
+            f"Build it again: set a new value for the annotation {names.REFRESH_ANNOTATION}.",
+        )
+    progress.say("stage", f"{name} is intact, {progress.size(manifest.report.size_bytes)}")
+    return manifest
+
+
+def _answers(folder: Path, build: Build) -> list[Recorded]:
+    """Requests and what is expected: the golden ones with the source model's answers, and longer ones.
+
+    Golden requests are few and short. For longer ones the FP32 graph answers, which was proved to answer like its
+    source when it was published.
+    """
+    golden = golden_answers.read(folder / names.GOLDEN_FILE)
+    taken = [
+        Recorded(Sample(f"golden request {number}", dict(one.inputs)), dict(one.outputs))
+        for number, one in enumerate(golden)
+        if next(iter(one.inputs.values())).shape[1] <= build.max_sequence_length
+    ]
+    session = onnx_session.open_session(folder)
+    for profile in engine_plan.profiles(build):
+        length = profile.max[1]
+        sample = Sample(f"length {length}", _long_request(taken[-1].sample, min(_ROWS, profile.max[0]), length))
+        taken.append(Recorded(sample, session.answer(sample.inputs)))
+    return taken
+
+
+def _long_request(pattern: Sample, rows: int, length: int) -> Arrays:
+    """A request of this length from the tokens of a shorter one; its second row is half padding."""
+    real = pattern.real[0]
+    request: Arrays = {}
+    for name, values in pattern.inputs.items():
+        row = np.resize(values[0][real], length)
+        request[name] = np.repeat(row[None, :], rows, axis=0)
+    for name, values in request.items():
+        if rows > 1:
+            values[1, max(1, length // 2) :] = 0
+        request[name] = np.ascontiguousarray(values)
+    return request
+
+
+def _write_graph(job: Job, folder: Path, answers: list[Recorded]) -> None:
+    """The graph as it is, or in FP16 and proved on the CPU."""
+    target = (job.work / engine_plan.GRAPH_FILE).parent
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    if job.request.build.precision is Precision.FP32:
+        for path in folder.glob(f"{names.ONNX_FILE}*"):
+            shutil.copyfile(path, target / path.name)
+        return
+    try:
+        half_precision.cast(folder / names.ONNX_FILE, target / names.ONNX_FILE)
+    except half_precision.OutOfRangeError as error:
+        message, advice = f"The model can't be held in fp16: {error}.", "Write build.precision: fp32."
+        raise BuildError("PrecisionOverflow", message, advice) from error
+    found = fidelity.compare(job.request.build, answers, onnx_session.open_session(target), "stage")
+    progress.say(
+        "stage", f"in fp16 on this CPU: max |Δ| {found.max_abs_difference:.1e}, cosine ≥ {found.min_cosine:.6f}"
+    )
+
+
+def _requests(work: Path, build: Build, inputs: list[str], answers: list[Recorded]) -> list[dict[str, Any]]:
+    """The requests as plain bytes: the image that reads them may have no numpy."""
+    folder = work / "requests"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shapes = engine_plan.profiles(build)
+    listed = []
+    for number, one in enumerate(answers):
+        batch, length = one.sample.real.shape
+        tensors = {}
+        for name in inputs:
+            values = np.ascontiguousarray(one.sample.inputs[name])
+            file = f"requests/{number}-{name}.bin"
+            (work / file).write_bytes(values.astype(values.dtype.newbyteorder("<")).tobytes())
+            tensors[name] = {"file": file, "shape": list(values.shape)}
+        listed.append({"profile": engine_plan.profile_for(shapes, batch, length), "inputs": tensors})
+    return listed
+
+
+def _published(mount: Path) -> list[str]:
+    """Keys of the engines in the store: which of them is wanted is known once the GPU is."""
+    shelf = Store(mount)
+    keys = [path.name.removeprefix("tensorrt-") for path in shelf.folder.glob("tensorrt-*")]
+    return sorted(key for key in keys if shelf.sound("tensorrt", key))
+
+
+def _bring_timing_caches(job: Job) -> None:
+    target = job.work / engine_plan.CACHES_FOLDER
+    target.mkdir(exist_ok=True)
+    for path in (job.store / engine_plan.CACHES_FOLDER).glob("*.cache"):
+        if path.stat().st_size <= _CACHE_BYTES:
+            shutil.copyfile(path, target / path.name)
+
+
+def _told(profiles: list[dict[str, list[int]]]) -> str:
+    return ", ".join("{}x{}…{}x{}".format(*profile["min"], *profile["max"]) for profile in profiles)
+
+
+def _state(state: State, manifest: Manifest, asked: OnnxArtifact, toolchain: dict[str, str]) -> State:
+    report = manifest.report
+    return state.model_copy(
+        update={
+            "revision": asked.revision,
+            "weights_digest": report.weights_digest,
+            "architecture": report.architecture,
+            "parameters": report.parameters,
+            "toolchain": {**toolchain, "onnx-artifact": asked.artifact_key},
+            "warnings": manifest.warnings,
+        }
+    )

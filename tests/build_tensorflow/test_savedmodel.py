@@ -1,0 +1,209 @@
+"""PyTorch checkpoint -> SavedModel, without PyTorch; its answers are judged by BERT in numpy and float64."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from bert_build import checkpoint, preflight, tensorflow_bert, to_savedmodel
+from bert_build.failures import BuildError
+from bert_build.samples import Arrays
+from bert_operator.api import names
+from bert_operator.api.report import Manifest, ServedModels
+from bert_operator.api.spec import Task
+from support import numpy_bert
+from support.build_bench import LENGTH, Bench
+
+FORMAT = {"format": "savedmodel"}
+TASKS = pytest.mark.parametrize("task", list(Task))
+
+
+def requests(seed: int = 3) -> Arrays:
+    """Four rows of different length, framed and padded as clients do."""
+    generator = np.random.default_rng(seed)
+    lengths = (3, 17, 9, 12)
+    ids, mask, types = (np.zeros((4, max(lengths)), dtype=np.int64) for _ in range(3))
+    for row, length in enumerate(lengths):
+        ids[row, :length] = [2, *generator.integers(10, 400, size=length - 2), 3]
+        mask[row, :length] = 1
+        types[row, length // 2 : length] = 1
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def padded_by_the_server(rows: Arrays) -> Arrays:
+    """As TF Serving's pad_variable_length_inputs: each tensor with the row's own first element."""
+    real = rows["attention_mask"] == 1
+    return {name: np.where(real, values, values[:, :1]) for name, values in rows.items()}
+
+
+def alone(session: to_savedmodel.Session, rows: Arrays) -> list[Arrays]:
+    """Each row asked by itself, without any padding."""
+    return [
+        session.answer({name: values[row : row + 1, :length] for name, values in rows.items()})
+        for row, length in enumerate(rows["attention_mask"].sum(axis=1))
+    ]
+
+
+@TASKS
+def test_it_answers_like_the_source_model(checkpoint_bench: Bench, task: Task) -> None:
+    numpy_bert.save_checkpoint(checkpoint_bench.source, task, prefix="bert.")
+    report, folder = checkpoint_bench.build(task=task, **FORMAT)
+    assert 0 < report.fidelity.max_abs_difference < 1e-4
+    assert [(spec.name, spec.dtype, spec.dims) for spec in report.inputs] == [
+        ("input_ids", "INT64", [-1]), ("attention_mask", "INT64", [-1]), ("token_type_ids", "INT64", [-1]),
+    ]  # fmt: skip
+    name, dims = ("logits", [3]) if task is Task.SEQUENCE_CLASSIFICATION else ("last_hidden_state", [-1, 32])
+    assert [(spec.name, spec.dtype, spec.dims) for spec in report.outputs] == [(name, "FP32", dims)]
+    rows = requests()
+    answer = to_savedmodel.open_session(folder).answer(rows)[name]
+    truth = numpy_bert.load(checkpoint_bench.source, task).answer(rows)[name]
+    real = rows["attention_mask"] == 1 if task is Task.FEATURE_EXTRACTION else slice(None)
+    assert np.abs(answer[real] - truth[real]).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"old_names": True, "prefix": "bert."},
+        {"old_names": False, "prefix": ""},
+        {"hidden_act": "gelu_new"},
+        {"hidden_act": "relu"},
+        {"num_attention_heads": 2, "type_vocab_size": 1},
+    ],
+    ids=str,
+)
+def test_every_way_a_checkpoint_is_written(checkpoint_bench: Bench, written: dict[str, Any]) -> None:
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION, **written)
+    report, _ = checkpoint_bench.build(**FORMAT)
+    assert report.fidelity.max_abs_difference < 1e-4
+
+
+def test_rows_padded_by_tf_serving_are_answered_as_if_alone(checkpoint_bench: Bench) -> None:
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
+    _, folder = checkpoint_bench.build(**FORMAT)
+    session = to_savedmodel.open_session(folder)
+    rows = requests()
+    truth = np.concatenate([answer["logits"] for answer in alone(session, rows)])
+    trap = padded_by_the_server(rows)
+    assert not np.array_equal(trap["input_ids"], rows["input_ids"])
+    difference = np.abs(session.answer(trap)["logits"] - truth).max()
+    print(f"padding trap: max |Δ| {difference:.1e}")
+    assert difference < 1e-5
+
+
+def test_without_the_repair_the_trap_changes_answers(checkpoint_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above would notice."""
+    monkeypatch.setattr(tensorflow_bert, "without_server_padding", lambda _ids, mask, _types: mask)
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
+    _, folder = checkpoint_bench.build(**FORMAT)
+    session = to_savedmodel.open_session(folder)
+    truth = np.concatenate([answer["logits"] for answer in alone(session, requests())])
+    difference = np.abs(session.answer(padded_by_the_server(requests()))["logits"] - truth).max()
+    print(f"padding trap without repair: max |Δ| {difference:.1e}")
+    assert difference > 0.01
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "types", "kept"),
+    [
+        ([2, 5, 3], [1, 1, 1], [0, 0, 0], [1, 1, 1]),
+        ([2, 5, 3, 2, 2], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 0, 0]),
+        # The client's own padding before the server's.
+        ([2, 5, 3, 0, 2], [1, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 0, 0]),
+        # The first id in the middle is text.
+        ([2, 5, 2, 3], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]),
+        # At the end, but of the second segment: no server pads so.
+        ([7, 5, 6, 7], [1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1]),
+        # Indistinguishable from padding; a row that [CLS] opens never ends so.
+        ([7, 5, 6, 7], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]),
+        ([7], [1], [0], [1]),
+        ([7, 7, 7], [1, 1, 1], [0, 0, 0], [1, 0, 0]),
+        ([0, 0, 2, 3], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 1, 1]),
+    ],
+)
+def test_what_counts_as_the_servers_padding(ids: list[int], mask: list[int], types: list[int], kept: list[int]) -> None:
+    row = (tf.constant([values], tf.int64) for values in (ids, mask, types))
+    assert tensorflow_bert.without_server_padding(*row).numpy().tolist() == [kept]
+
+
+def test_swapped_layers_are_refused(checkpoint_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = checkpoint.weights
+    swap = {"encoder.layer.0.": "encoder.layer.1.", "encoder.layer.1.": "encoder.layer.0."}
+
+    def swapped(folder: Path, wanted: list[str]) -> Any:
+        for name, values in read(folder, wanted):
+            start = next((start for start in swap if name.startswith(start)), "")
+            yield (swap[start] + name.removeprefix(start) if start else name), values
+
+    monkeypatch.setattr(checkpoint, "weights", swapped)
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
+    with pytest.raises(BuildError, match="doesn't answer like its source") as refused:
+        checkpoint_bench.run(**FORMAT)
+    assert refused.value.reason == "FidelityExceeded"
+
+
+def test_an_ignored_mask_is_refused(checkpoint_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorflow_bert, "without_server_padding", lambda _ids, mask, _types: tf.ones_like(mask))
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
+    with pytest.raises(BuildError, match="doesn't answer like its source"):
+        checkpoint_bench.run(**FORMAT)
+
+
+def test_the_artifact_is_whole_with_its_folders(checkpoint_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
+    report, folder = checkpoint_bench.build(**FORMAT)
+    manifest = Manifest.model_validate_json((folder / names.MANIFEST_FILE).read_bytes())
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {*manifest.files, names.MANIFEST_FILE}
+    assert {"saved_model.pb", "variables/variables.index", to_savedmodel.WARMUP_FILE, "golden.npz"} <= files
+    served = {
+        "server": "tfserving",
+        "models": [
+            {
+                "name": "m", "version": 1, "path": str(folder), "artifact": f"{folder.name}-0",
+                "manifestSha256": report.manifest_sha256, "maxBatchSize": 8,
+            }
+        ],
+    }  # fmt: skip
+    monkeypatch.setenv(names.SERVED_ENV, ServedModels.model_validate(served).model_dump_json(by_alias=True))
+    assert preflight.main([]) == 0
+    index = folder / "variables" / "variables.index"
+    index.write_bytes(index.read_bytes()[:-1] + b"!")
+    assert preflight.main([]) == 1
+    assert "variables/variables.index" in checkpoint_bench.termination.read_text()
+
+
+def test_warmup_requests_are_what_tf_serving_replays(checkpoint_bench: Bench) -> None:
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
+    _, folder = checkpoint_bench.build(**FORMAT)
+    session = to_savedmodel.open_session(folder)
+    records = list(tf.data.TFRecordDataset([str(folder / to_savedmodel.WARMUP_FILE)]).as_numpy_iterator())
+    asked = [prediction_log_pb2.PredictionLog.FromString(text).predict_log.request for text in records]
+    assert {request.model_spec.signature_name for request in asked} == {"serving_default"}
+    feeds = [{name: tf.make_ndarray(value) for name, value in request.inputs.items()} for request in asked]
+    assert {LENGTH, 8, 16} <= {feed["input_ids"].shape[1] for feed in feeds}
+    for feed in feeds:
+        assert np.isfinite(session.answer(feed)["logits"]).all()
+
+
+def test_an_equal_build_finds_the_artifact(checkpoint_bench: Bench) -> None:
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
+    checkpoint_bench.build(**FORMAT)
+    assert checkpoint_bench.run(until="fetch", **FORMAT).reused
+
+
+def test_a_longer_text_than_the_model_knows_is_an_error(checkpoint_bench: Bench) -> None:
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
+    _, folder = checkpoint_bench.build(**FORMAT)
+    long = {name: np.ones((1, 65), dtype=np.int64) for name in tensorflow_bert.INPUTS}
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        to_savedmodel.open_session(folder).answer(long)
+
+
+def test_an_unknown_activation_is_refused_before_anything_is_read(checkpoint_bench: Bench) -> None:
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION, hidden_act="silu")
+    with pytest.raises(BuildError, match=r"hidden_act 'silu'.*gelu, gelu_new, relu"):
+        checkpoint_bench.run(until="inspect", **FORMAT)

@@ -1,0 +1,188 @@
+"""TensorFlow 2 SavedModel -> ONNX: asked by TensorFlow and by ONNX Runtime, and judged by numpy as well."""
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tensorflow as tf
+
+from bert_build import onnx_file, onnx_session, tensorflow_source, tf2_graph, to_savedmodel
+from bert_build.failures import BuildError
+from bert_build.samples import Arrays
+from bert_operator.api.spec import Task
+from support import numpy_bert, tf2_bert
+from support.build_bench import Bench
+
+FORMAT = {"format": "onnx", "framework": "tensorflow"}
+TASKS = pytest.mark.parametrize("task", list(Task))
+
+
+def requests() -> Arrays:
+    """Three rows, padded as clients do."""
+    ids = np.array([[2, 50, 60, 3, 0, 0], [2, 70, 80, 90, 99, 3], [2, 11, 3, 0, 0, 0]])
+    mask = (ids > 0).astype(np.int64)
+    types = np.array([[0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0]])
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+@TASKS
+def test_the_artifact_answers_like_the_source_and_like_numpy(bench: Bench, task: Task) -> None:
+    tf2_bert.save(bench.source, task)
+    report, folder = bench.build(task=task, **FORMAT)
+    assert 0 < report.fidelity.max_abs_difference < 1e-4
+    # Requests are int64 whatever the source asks for; a server is told by the artifact.
+    assert [(spec.name, spec.dtype, spec.dims) for spec in report.inputs] == [
+        ("input_ids", "INT64", [-1]), ("attention_mask", "INT64", [-1]), ("token_type_ids", "INT64", [-1]),
+    ]  # fmt: skip
+    name, dims = ("logits", [3]) if task is Task.SEQUENCE_CLASSIFICATION else ("last_hidden_state", [-1, 32])
+    assert [(spec.name, spec.dtype, spec.dims) for spec in report.outputs] == [(name, "FP32", dims)]
+    answer = onnx_session.open_session(folder).answer(requests())[name]
+    truth = numpy_bert.load(bench.source, task).answer(requests())[name]
+    real = requests()["attention_mask"] == 1 if task is Task.FEATURE_EXTRACTION else slice(None)
+    assert np.abs(answer[real] - truth[real]).max() < 1e-4
+    assert report.parameters == sum(values.size for values in numpy_bert.random_weights(task).values())
+
+
+def test_weights_are_written_once_and_ready_to_use(bench: Bench) -> None:
+    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
+    report, folder = bench.build(**FORMAT)
+    model = onnx.load(folder / "model.onnx")
+    assert [value.name for value in model.graph.input] == list(tensorflow_source.INPUTS)
+    initializers = {entry.name for entry in model.graph.initializer}
+    turned = [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in initializers]
+    assert not turned
+    assert (folder / "model.onnx").stat().st_size < 4 * report.parameters * 1.5
+
+
+@pytest.mark.parametrize(
+    ("rename", "dtype"),
+    [
+        ({"input_ids": "input_word_ids", "attention_mask": "input_mask", "token_type_ids": "input_type_ids"}, tf.int32),
+        ({}, tf.int64),
+    ],
+)
+def test_signatures_of_other_exports(bench: Bench, rename: dict[str, str], dtype: Any) -> None:
+    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION, rename=rename, dtype=dtype)
+    report, _ = bench.build(**FORMAT)
+    assert report.fidelity.max_abs_difference < 1e-4
+
+
+def test_an_ignored_mask_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = tensorflow_source.TensorFlowModel.call
+
+    def deaf(model: tensorflow_source.TensorFlowModel) -> Any:
+        def forgetful(**inputs: Any) -> Any:
+            return call(model, **{**inputs, "attention_mask": tf.ones_like(inputs["attention_mask"])})
+
+        shapes = {name: tf.TensorSpec([None, None], tf.int64, name) for name in tensorflow_source.INPUTS}
+        return tf.function(forgetful, autograph=False).get_concrete_function(**shapes)
+
+    monkeypatch.setattr(tf2_graph, "_traced", deaf)
+    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
+    with pytest.raises(BuildError) as refused:
+        bench.run(**FORMAT)
+    assert refused.value.reason == "FidelityExceeded"
+
+
+def test_swapped_layers_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_out = onnx_file.take_out
+
+    def swapped(model: Any, known: Mapping[str, onnx_file.Weight], inputs: Any) -> list[onnx_file.Weight]:
+        # The first two square matrices of one shape: two layers' queries, or a query and a key.
+        first, second = [name for name, weight in known.items() if weight.shape == (32, 32)][:2]
+        mixed = {
+            first: onnx_file.Weight(first, known[first].shape, known[second].values),
+            second: onnx_file.Weight(second, known[second].shape, known[first].values),
+        }
+        return take_out(model, {**known, **mixed}, inputs)
+
+    monkeypatch.setattr(onnx_file, "take_out", swapped)
+    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
+    with pytest.raises(BuildError) as refused:
+        bench.run(**FORMAT)
+    assert refused.value.reason == "FidelityExceeded"
+
+
+def save_signature(bench: Bench, function: Any, *specs: tf.TensorSpec) -> None:
+    """Another SavedModel in the place of the bench's."""
+    module = tf.Module()
+    module.table = tf.Variable(tf.ones([400, 3]))
+    module.serve = tf.function(lambda *inputs: function(module.table, *inputs), autograph=False)
+    concrete = module.serve.get_concrete_function(*specs)
+    shutil.rmtree(bench.source / "variables")
+    tf.saved_model.save(module, str(bench.source), signatures={"serving_default": concrete})
+
+
+def spec(name: str, shape: tuple[int | None, ...] = (None, None), dtype: Any = tf.int64) -> tf.TensorSpec:
+    return tf.TensorSpec(shape, dtype, name)
+
+
+def logits(table: Any, ids: Any, *others: Any) -> dict[str, Any]:
+    noise = sum(tf.reduce_mean(tf.cast(other, tf.float32)) for other in others)
+    return {"logits": tf.reduce_mean(tf.gather(table, ids), axis=1) + noise}
+
+
+WHOLE = (spec("input_ids"), spec("attention_mask"), spec("token_type_ids"))
+
+
+@pytest.mark.parametrize(
+    ("function", "specs", "task", "says"),
+    [
+        (logits, WHOLE[:2], "sequence-classification", "no input token_type_ids.*it has attention_mask, input_ids"),
+        (logits, (*WHOLE, spec("pixels")), "sequence-classification", "also asks for pixels"),
+        (
+            logits,
+            (spec("input_ids", (None, 128)), *WHOLE[1:]),
+            "sequence-classification",
+            r"Input input_ids .* has shape \[None, 128\]: batch and length must both be free",
+        ),
+        (logits, WHOLE, "feature-extraction", "no output last_hidden_state or sequence_output; it has logits"),
+    ],
+)
+def test_a_signature_that_is_no_berts_is_refused_by_inspect(
+    bench: Bench, function: Any, specs: tuple[tf.TensorSpec, ...], task: str, says: str
+) -> None:
+    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
+    save_signature(bench, function, *specs)
+    with pytest.raises(BuildError, match=says) as refused:
+        bench.run(until="inspect", task=task, **FORMAT)
+    assert refused.value.next_step
+
+
+def test_an_operation_without_counterpart_is_named(bench: Bench) -> None:
+    def strange(table: Any, ids: Any, *others: Any) -> dict[str, Any]:
+        answer = logits(table, ids, *others)["logits"]
+        return {"logits": tf.math.bessel_i0(answer)}
+
+    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
+    save_signature(bench, strange, *WHOLE)
+    with pytest.raises(BuildError, match="no counterpart in ONNX: BesselI0"):
+        bench.run(until="convert", **FORMAT)
+
+
+@pytest.mark.parametrize("file", ["saved_model.pb", "variables/variables.index"])
+def test_a_damaged_source_is_named(bench: Bench, file: str) -> None:
+    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
+    (bench.source / file).write_bytes((bench.source / file).read_bytes()[:100])
+    with pytest.raises(BuildError, match="TensorFlow can't read the SavedModel") as refused:
+        bench.run(until="inspect", **FORMAT)
+    assert refused.value.reason == "SourceCorrupt"
+
+
+def test_for_tf_serving_it_is_saved_again_with_a_mask_that_padding_does_not_fool(bench: Bench) -> None:
+    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
+    report, folder = bench.build(framework="tensorflow", format="savedmodel")
+    assert report.fidelity.max_abs_difference < 1e-5
+    assert {spec.dtype for spec in report.inputs} == {"INT64"}
+    assert [spec.name for spec in report.outputs] == ["logits"]
+    session = to_savedmodel.open_session(folder)
+    row = {name: values[:1, :4] for name, values in requests().items()}
+    padded = {name: np.concatenate([values, values[:, :1], values[:, :1]], axis=1) for name, values in row.items()}
+    difference = np.abs(session.answer(padded)["logits"] - session.answer(row)["logits"]).max()
+    source = tensorflow_source.load(bench.source, Task.SEQUENCE_CLASSIFICATION)
+    fooled = np.abs(source.answer(padded)["logits"] - source.answer(row)["logits"]).max()
+    assert difference < 1e-5
+    assert fooled > 0.01
