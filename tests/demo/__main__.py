@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from demo import ask, follow, provider
+from demo import ask, follow, provider, tune
 from images.catalog import FOR_SERVER
 from support import answers
 from support.installation import (
@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("step", choices=("up", "load", "install", "serve", "clean"))
     parser.add_argument("--model", type=Path, help="folder of the source model (serve)")
     parser.add_argument("--server", choices=sorted(FOR_SERVER), default="triton", help="which inference server")
+    parser.add_argument("--tune", action="store_true", help="let a plan be measured and served by (triton)")
     parser.add_argument("--figures", type=Path, help="where serve writes its figures")
     arguments = parser.parse_args()
     place = provider.choose(os.environ)
@@ -50,7 +51,7 @@ def _up(place: provider.Provider, _: argparse.Namespace) -> int:
 def _load(place: provider.Provider, arguments: argparse.Namespace) -> int:
     if place.makes_cluster:
         with ThreadPoolExecutor() as pool:
-            list(pool.map(place.load, built_images(*FOR_SERVER[arguments.server])[1]))
+            list(pool.map(place.load, built_images(*_more(arguments))[1]))
     return 0
 
 
@@ -61,8 +62,12 @@ def _install(place: provider.Provider, arguments: argparse.Namespace) -> int:
 
 
 def _images(place: provider.Provider, arguments: argparse.Namespace) -> Images:
-    more = FOR_SERVER[arguments.server]
+    more = _more(arguments)
     return built_images(*more)[0] if place.makes_cluster else provider.given_images(os.environ, more)
+
+
+def _more(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return (*FOR_SERVER[arguments.server], *(("analyzer",) if arguments.tune else ()))
 
 
 def _serve(place: provider.Provider, arguments: argparse.Namespace) -> int:
@@ -71,7 +76,7 @@ def _serve(place: provider.Provider, arguments: argparse.Namespace) -> int:
     if kube.get("pvc", "models") is None:
         _say(f"copying the model {arguments.model.name} into the claim 'models'")
         put_model(kube, images.operator, arguments.model)
-    file = SAMPLES / f"minilm-{arguments.server}.yaml"
+    file = SAMPLES / f"minilm-{'tuned' if arguments.tune else arguments.server}.yaml"
     sample = answers.Sample.read(file)
     began = time.monotonic()
     _say(f"kubectl apply -f {file.relative_to(ROOT)}")
@@ -79,6 +84,9 @@ def _serve(place: provider.Provider, arguments: argparse.Namespace) -> int:
     live = follow.until_ready(kube, sample.name, seconds=900)
     ready = time.monotonic() - began
     match = _compare(kube, images, sample, arguments.model)
+    if arguments.tune:
+        _say("the plan is measured while the endpoint serves; kubectl logs shows each way of serving")
+        print(f"\n{tune.until_applied(kube, sample.name)}")
     print(_epilogue(kube, live))
     if arguments.figures:
         figures = {

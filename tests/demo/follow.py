@@ -31,6 +31,27 @@ def until_ready(kube: Kube, name: str, *, seconds: float, out: TextIO = sys.stde
         time.sleep(POLL_SECONDS)
 
 
+def until_condition(kube: Kube, name: str, kind: str, *, seconds: float, out: TextIO = sys.stderr) -> dict[str, Any]:
+    """Print each reason of a condition and how long it lasted, until it is True.
+
+    Raises:
+        TooLate: it isn't in time, or it turned False; the text says why.
+    """
+    line = StageLine(out)
+    deadline = time.monotonic() + seconds
+    while True:
+        live = kube.get("bertdeployment", name)
+        found = condition(live, kind)
+        line.show(found.get("reason", "Waiting"), str(found.get("message", ""))[:100])
+        if live and found.get("status") == "True":
+            line.end()
+            return live
+        if found.get("status") == "False" or time.monotonic() > deadline:
+            line.end()
+            raise TooLate(f"{name} is not {kind}: {found.get('reason', 'no reason')}: {found.get('message', '')}")
+        time.sleep(POLL_SECONDS)
+
+
 def _detail(live: dict[str, Any] | None) -> str:
     return str(condition(live, "Progressing").get("message", ""))[:100]
 

@@ -31,6 +31,8 @@ def main() -> int:
             print(venv_python())
             return 0
         case "demo":
+            if chosen.tune and chosen.server != "triton":
+                parser.error("TUNE=1 measures Triton only: leave SERVER out")
             return _demo(chosen.server, tune=chosen.tune)
         case "mission":
             return _mission()
