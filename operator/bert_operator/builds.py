@@ -7,8 +7,8 @@ shared with whoever asks the same. What a Job reported is recorded before the Jo
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
 from bert_operator import checks, job_state, pod_state
 from bert_operator.api import names, steps
@@ -22,10 +22,6 @@ from bert_operator.objects import artifact, job, profile_job
 from bert_operator.pod_state import Problem
 from bert_operator.request_key import request_key, same_wish
 from bert_operator.servers import SERVERS
-
-RETRY_DELAYS: Final = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))
-"""After a passing fault; then the build waits for a person."""
-MAX_ATTEMPTS_WITHOUT_REPORT: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,15 +139,15 @@ def orphans(case: Case, builds: Iterable[Build]) -> list[Ref]:
     jobs = [live for live in case.observed.jobs if job_state.component(live) != profile_job.COMPONENT]
     latest: dict[str, int] = {}
     for live in jobs:
-        latest[_key(live)] = max(latest.get(_key(live), 0), _attempt(live))
+        latest[job_state.key(live)] = max(latest.get(job_state.key(live), 0), job_state.attempt(live))
     return [
         Ref(kind="Job", name=live["metadata"]["name"], uid=live["metadata"]["uid"])
         for live in jobs
         if "deletionTimestamp" not in live["metadata"]
         and (
-            (_finished(live, "Complete") and _key(live) in recorded)
-            or _attempt(live) < latest[_key(live)]
-            or (_key(live) not in wanted and _only_ours(case, live))
+            (job_state.ended(live, "Complete") and job_state.key(live) in recorded)
+            or job_state.attempt(live) < latest[job_state.key(live)]
+            or (job_state.key(live) not in wanted and job_state.owned_by_alone(live, case.identity.uid))
         )
     ]
 
@@ -187,8 +183,8 @@ def _under_way(case: Case, wish: _Wish) -> Build | None:
         return Build(
             facts=replace(facts, request_key=answered, artifact=spec, artifact_name=name, newer_toolchain=older)
         )
-    attempts = [live for live in case.observed.jobs if _key(live) == key and _alive(live)]
-    return _watch(case, wish, max(attempts, key=_attempt)) if attempts else None
+    attempts = [live for live in case.observed.jobs if job_state.key(live) == key and job_state.alive(live)]
+    return _watch(case, wish, max(attempts, key=job_state.attempt)) if attempts else None
 
 
 def _request_key(case: Case, build: api.Build, version: api.ModelVersion, hardware: api.Hardware) -> str:
@@ -325,10 +321,10 @@ def _recorded_revision(case: Case, wish: _Wish) -> str:
 def _watch(case: Case, wish: _Wish, live: Manifest) -> Build:
     """Follow the latest attempt."""
     facts = replace(wish.facts, job=live["metadata"]["name"], revision=_compiled_revision(case, wish))
-    pod = _pod(case, live)
-    if _finished(live, "Complete"):
+    pod = job_state.newest_pod(live, case.observed.job_pods)
+    if job_state.ended(live, "Complete"):
         return _record(case, wish, facts, live)
-    if failed := _finished(live, "Failed"):
+    if failed := job_state.ended(live, "Failed"):
         return _after_failure(case, wish, facts, live, failed)
     # What has failed is told once the Job has ended: until then the same status would come and go.
     problem = pod_state.held_up(pod) if pod else None
@@ -361,13 +357,13 @@ def _waiting_for_accelerator(case: Case, facts: checks.VersionFacts, problem: Pr
 
 def _record(case: Case, wish: _Wish, facts: checks.VersionFacts, live: Manifest) -> Build:
     """A finished Job: write down what it published, or run it again if its report is lost."""
-    pod = _pod(case, live)
+    pod = job_state.newest_pod(live, case.observed.job_pods)
     report = pod_state.report(pod) if pod else None
     facts = replace(facts, step="publish")
     if report is not None and case.store_claim is not None:
         return Build(facts=facts, record=_record_manifest(case, report, facts.request_key))
-    if _attempt(live) < MAX_ATTEMPTS_WITHOUT_REPORT:
-        return _ask(case, wish, attempt=_attempt(live) + 1)
+    if job_state.attempt(live) < job_state.MAX_ATTEMPTS_WITHOUT_REPORT:
+        return _ask(case, wish, attempt=job_state.attempt(live) + 1)
     message = f"Job {facts.job} finished without a readable report; next: set the annotation {names.REFRESH_ANNOTATION}"
     return Build(facts=replace(facts, problem=Problem(reason="NoReport", message=message, container="publish")))
 
@@ -387,10 +383,10 @@ def _after_failure(
     """A failed Job stays as evidence; passing faults are tried again, ever more slowly, then not at all."""
     problem = _failure(case, live, failed)
     facts = replace(facts, problem=problem, step=problem.container)
-    attempt = _attempt(live)
-    if not problem.passing or attempt > len(RETRY_DELAYS):
+    attempt = job_state.attempt(live)
+    if not problem.passing or attempt > len(job_state.RETRY_DELAYS):
         return Build(facts=facts)
-    due = datetime.fromisoformat(failed["lastTransitionTime"]) + RETRY_DELAYS[attempt - 1]
+    due = datetime.fromisoformat(failed["lastTransitionTime"]) + job_state.RETRY_DELAYS[attempt - 1]
     if case.now >= due:
         return _ask(case, wish, attempt=attempt + 1)
     return Build(facts=replace(facts, retry_seconds=(due - case.now).total_seconds()))
@@ -398,7 +394,7 @@ def _after_failure(
 
 def _failure(case: Case, live: Manifest, failed: Mapping[str, Any]) -> Problem:
     """Why a Job failed: what its pod says, else what the Job controller says."""
-    pod = _pod(case, live)
+    pod = job_state.newest_pod(live, case.observed.job_pods)
     # An export's Job has the deadline, a compilation's pod: there it starts once a node with a GPU was found.
     if "DeadlineExceeded" in (failed.get("reason"), ((pod or {}).get("status") or {}).get("reason")):
         message = (
@@ -412,39 +408,3 @@ def _failure(case: Case, live: Manifest, failed: Mapping[str, Any]) -> Problem:
     # No pod is left to tell: somebody deleted it, or its node is gone. That passes.
     reason, message = failed.get("reason") or "BuildFailed", failed.get("message", "")
     return Problem(reason=reason, message=f"Job {live['metadata']['name']}: {message}", passing=True)
-
-
-def _pod(case: Case, live: Manifest) -> Manifest | None:
-    """The newest pod of a Job."""
-    pods = [
-        pod
-        for pod in case.observed.job_pods
-        if any(ref.get("uid") == live["metadata"]["uid"] for ref in pod["metadata"].get("ownerReferences", ()))
-    ]
-    return max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
-
-
-def _finished(live: Manifest, kind: str) -> Mapping[str, Any] | None:
-    for condition in live.get("status", {}).get("conditions") or ():
-        if condition["type"] == kind and condition["status"] == "True":
-            found: Mapping[str, Any] = condition
-            return found
-    return None
-
-
-def _alive(live: Manifest) -> bool:
-    return "deletionTimestamp" not in live["metadata"]
-
-
-def _key(live: Manifest) -> str:
-    return str((live["metadata"].get("labels") or {}).get(names.REQUEST_LABEL, ""))
-
-
-def _attempt(live: Manifest) -> int:
-    text = str((live["metadata"].get("labels") or {}).get(names.ATTEMPT_LABEL, ""))
-    return int(text) if text.isdecimal() else 1
-
-
-def _only_ours(case: Case, live: Manifest) -> bool:
-    owners = live["metadata"].get("ownerReferences") or ()
-    return [ref.get("uid") for ref in owners] == [case.identity.uid]

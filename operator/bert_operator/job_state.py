@@ -1,4 +1,4 @@
-"""What a Job of ours tells about itself: its request, its end, its newest pod. Pure reading; `tuning` calls it."""
+"""What a Job of ours tells about itself: its request, its end, its newest pod. Pure; `builds` and `tuning` call it."""
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta

@@ -81,6 +81,9 @@ def kube(cluster: Kube, images: Images, model: Path, request: pytest.FixtureRequ
     restricted_namespace(here)
     put_model(here, images.operator, model)
     yield here
+    # How servers drain is tested elsewhere; waiting for it here would take half a minute of each module.
+    here.kubectl("delete", "bertd,deployments,jobs", "--all", "--wait=false")
+    here.kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false")
     here.run("kubectl", "delete", "namespace", name, "--wait=true", "--timeout=120s")
 
 
