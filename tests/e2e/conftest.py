@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here needs the node."""
     for item in items:
         item.add_marker(pytest.mark.e2e)
-        item.add_marker(pytest.mark.timeout(420))
+        item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session")
