@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from typing import Any
@@ -89,6 +90,7 @@ def test_the_operator_needs_no_tensorflow() -> None:
         "import sys; from bert_operator.servers import tfserving_config as c; c.monitoring('/m'); "
         "print([name for name in sys.modules if name.startswith('tensorflow')])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    command, path = [sys.executable, "-c", program], {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=path, capture_output=True, text=True, check=True, timeout=60)
 
     assert done.stdout.strip() == "[]"
