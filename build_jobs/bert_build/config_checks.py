@@ -93,7 +93,7 @@ def _refuse_code(raw: dict[str, Any]) -> None:
             raise BuildError(
                 "RemoteCodeRefused",
                 f"config.json has {key}: {json.dumps(raw[key])[:200]}: the model brings its own Python code, "
-                "and code of a source is never run.",
+                "and Python code of a source is never run.",
                 "Use a model that transformers knows without trust_remote_code; "
                 f"if this one is a plain BERT, remove {key}.",
             )

@@ -3,15 +3,20 @@
 import importlib
 import shutil
 
-from bert_build import formats
+from bert_build import formats, pvc
 from bert_build.job import Job
 from bert_build.state import State
 
 
 def run(job: Job, state: State) -> State:
-    """Convert the source model."""
+    """Convert the source model.
+
+    Raises:
+        BuildError: its weights are not those any more that were named and asked.
+    """
     shutil.rmtree(job.artifact, ignore_errors=True)
     job.artifact.mkdir(parents=True)
     recipe = formats.recipe(job.request.build)
     importlib.import_module(recipe.module).convert(job)
+    pvc.unchanged(state)
     return state

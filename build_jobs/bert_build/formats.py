@@ -39,7 +39,7 @@ RECIPES: Final = {
         "onnx", "bert_build.to_onnx", "1", ("torch", "transformers", "onnx"), session="bert_build.onnx_session"
     ),
     (Framework.PYTORCH, Format.MAR): Recipe(
-        "mar", "bert_build.to_mar", "1", ("torch", "transformers", "tokenizers", "torch-model-archiver"), texts=True
+        "mar", "bert_build.to_mar", "2", ("torch", "transformers", "tokenizers", "torch-model-archiver"), texts=True
     ),
     (Framework.PYTORCH, Format.SAVEDMODEL): Recipe(
         "savedmodel", "bert_build.to_savedmodel", "1", ("tensorflow-cpu",), copies=2.3

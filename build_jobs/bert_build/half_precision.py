@@ -5,6 +5,7 @@ that, which the build image has anyway. Inputs and outputs keep their types. Lay
 of squares leave FP16's range long before anything else does.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ IN_FP32: Final = ("LayerNormalization",)
 LOWEST: Final = -1e4
 """What masks become: far below every attention score, and far enough from FP16's end that a score can be added."""
 _HIGHEST: Final = float(np.finfo(np.float16).max)
+_SMALL: Final = 16
+"""An initializer of at most so many values may be a constant: tf2onnx writes masks so. Weights hold more."""
 
 
 class OutOfRangeError(Exception):
@@ -35,6 +38,7 @@ def cast(source: Path, target: Path) -> None:
     model = onnx.load(source)
     graph = model.graph
     for tensor in graph.initializer:
+        _clamp_small(tensor)
         _check_range(tensor.name, numpy_helper.to_array(tensor))
     for node in graph.node:
         if node.op_type == "Constant":
@@ -67,9 +71,19 @@ def _clamp(node: onnx.NodeProto) -> None:
     """Masks are written as the lowest FP32 number, which is minus infinity in FP16: rows of masks alone become NaN."""
     for entry in node.attribute:
         if entry.name == "value" and entry.t.data_type == onnx.TensorProto.FLOAT:
-            values = numpy_helper.to_array(entry.t)
-            if values.size and float(values.min()) < -_HIGHEST:
-                entry.t.CopyFrom(numpy_helper.from_array(np.maximum(values, np.float32(LOWEST)), entry.t.name))
+            _clamp_tensor(entry.t)
+
+
+def _clamp_small(tensor: onnx.TensorProto) -> None:
+    """The same for a mask's number that stands among the weights."""
+    if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) <= _SMALL:
+        _clamp_tensor(tensor)
+
+
+def _clamp_tensor(tensor: onnx.TensorProto) -> None:
+    values = numpy_helper.to_array(tensor)
+    if values.size and float(values.min()) < -_HIGHEST:
+        tensor.CopyFrom(numpy_helper.from_array(np.maximum(values, np.float32(LOWEST)), tensor.name))
 
 
 def _size(graph: onnx.GraphProto) -> int:

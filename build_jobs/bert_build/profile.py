@@ -16,7 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -36,6 +36,9 @@ _CSV: Final = "results/metrics-model-inference.csv"
 _REPORT_IT: Final = "This is a defect of bert-operator: please report it with the pod's log."
 _GRACE_SECONDS: Final = 20
 """For the analyzer to end by itself once it was told to."""
+_DRAFT: Final = ".tmp-"
+_OLD_SECONDS: Final = 24 * 3600
+"""No run takes so long: a draft of this age is nobody's."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,9 @@ def measure(request: ProfileRequest, folders: Folders) -> None:
     """Measure every variant that the budget allows, keep the files, report.
 
     Raises:
-        BuildError: nothing could be measured.
+        BuildError: nothing could be measured, or the server died for good.
     """
+    _remove_drafts(folders.store / names.TUNING_FOLDER)
     clock = Clock(request.budget_seconds)
     golden = [one.inputs for one in golden_answers.read(folders.artifact / names.GOLDEN_FILE)]
     inputs = analyzer_config.inputs(golden, request.lengths)
@@ -169,12 +173,15 @@ class Sweep:
             self._measure(variant)
 
     def _measure(self, variant: AskedVariant) -> None:
+        self.admin.wait_until_back()
         try:
             with self.admin.loaded(variant.name):
                 fault = self._analyze(variant)
         except ServerError as error:
             fault = f"it can't be served: {error}"
         if fault:
+            # A fault is the variant's only if there is a server that could have served it.
+            self.admin.wait_until_back()
             self._leave_out(variant, fault)
 
     def _analyze(self, variant: AskedVariant) -> str:
@@ -248,7 +255,7 @@ def _version() -> str:
 def _keep(request: ProfileRequest, folders: Folders) -> None:
     """Put what the analyzer wrote on the claim; a full claim doesn't lose the measurement."""
     target = folders.store / names.TUNING_FOLDER / request.key
-    draft = target.with_name(f".tmp-{uuid.uuid4().hex}")
+    draft = target.with_name(f"{_DRAFT}{uuid.uuid4().hex}")
     try:
         draft.mkdir(parents=True)
         for variant in request.variants:
@@ -261,7 +268,16 @@ def _keep(request: ProfileRequest, folders: Folders) -> None:
         draft.rename(target)
     except OSError as error:
         progress.say(STEP, f"the files can't be kept on the claim: {failures.from_os_error(error, STEP).message}")
+    finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Drafts of runs that were killed while they wrote; a young one may be another run's."""
+    for draft in folder.glob(f"{_DRAFT}*"):
+        with suppress(OSError):
+            if time.time() - draft.stat().st_mtime > _OLD_SECONDS:
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _not_built(request: ProfileRequest, found: str) -> BuildError:

@@ -1,6 +1,6 @@
 """A model folder on a PersistentVolumeClaim. Called by fetch; never writes to the claim.
 
-Small files are copied. Weights stay where they are: their digest is taken now, and taken again after the last step that
+Small files are copied. Weights stay where they are: their digest is taken now, and taken again after each step that
 reads them (`unchanged`), so what was built is what was named even if somebody writes to the claim meanwhile.
 """
 

@@ -3,13 +3,14 @@
 Called by answer and to_mar. Needs transformers: its tokenizer of the source is the judge.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from bert_build import progress
+from bert_build.failures import BuildError
 from bert_build.samples import SENTENCES, Sample
 from bert_operator.api.spec import Build
 
@@ -20,8 +21,13 @@ _FILES: Final = ("tokenizer.json", "vocab.txt")
 
 
 def tokenizer(folder: Path) -> Any | None:  # noqa: ANN401 - a transformers class
-    """The source's own tokenizer; None if it has none that works: such a model takes tensors only."""
-    if not any((folder / name).is_file() for name in _FILES):
+    """The source's own tokenizer; None if it has none: such a model takes tensors only.
+
+    Raises:
+        BuildError: there is one, and it can't be used. Without it the artifact would quietly refuse texts.
+    """
+    file = next((name for name in _FILES if (folder / name).is_file()), None)
+    if file is None:
         return None
     import transformers  # noqa: PLC0415 - most of a build needs no tokenizer
 
@@ -29,18 +35,38 @@ def tokenizer(folder: Path) -> Any | None:  # noqa: ANN401 - a transformers clas
         found = transformers.AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, use_fast=True
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        progress.say("answer", f"the tokenizer can't be used: {str(error).strip().splitlines()[0]}")
-        return None
-    return found if getattr(found, "backend_tokenizer", None) is not None else None
+    except Exception as error:  # the library raises plain Exception
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise _unusable(file, first[:300]) from error
+    if getattr(found, "backend_tokenizer", None) is None:
+        raise _unusable(file, f"{type(found).__name__} has no fast version")
+    return found
+
+
+def _unusable(file: str, why: str) -> BuildError:
+    return BuildError(
+        "TokenizerUnusable",
+        f"The source's tokenizer {file} can't be loaded: {why}",
+        "Write it again with save_pretrained of a fast tokenizer and tokenizer_config.json beside it; or remove "
+        f"{' and '.join(_FILES)} from the source: then the model takes tensors only.",
+    )
 
 
 def samples(folder: Path, build: Build) -> Iterator[Sample]:
-    """A text and a pair of texts, as their words and as what the source's tokenizer makes of them."""
+    """A text, a pair of texts and a text that must be cut: as words and as what the source's tokenizer makes of them.
+
+    Raises:
+        BuildError: the source's tokenizer can't be used.
+    """
     found = tokenizer(folder)
     if found is None:
         return
-    for name, words in (("a text", SENTENCES[3:4]), ("a pair of texts", SENTENCES[:2])):
+    wanted = (
+        ("a text", SENTENCES[3:4]),
+        ("a pair of texts", SENTENCES[:2]),
+        ("a text that is too long", (_long_text(build.max_sequence_length),)),
+    )
+    for name, words in wanted:
         encoded = found(*words, truncation=True, max_length=build.max_sequence_length, return_tensors="np")
         shape = encoded["input_ids"].shape
         inputs = {
@@ -50,3 +76,8 @@ def samples(folder: Path, build: Build) -> Iterator[Sample]:
         }
         told = dict(zip((TEXT, PAIR), (np.array([word]) for word in words), strict=False))
         yield Sample(name, told | inputs)
+
+
+def _long_text(limit: int) -> str:
+    """Words of which each is a token at least: it shows from which end the artifact cuts."""
+    return " ".join(itertools.islice(itertools.cycle(" ".join(SENTENCES).split()), limit + 1))

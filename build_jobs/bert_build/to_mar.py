@@ -87,6 +87,8 @@ def _described(job: Job, parts: Path, output: str) -> list[Path]:
         "pad": config.pad_token_id or 0,
         "activation": _activation(raw.get("problem_type"), config.labels),
         "lengths": _warm_lengths(job.request.build),
+        # Of tokenizer_config.json; tokenizer.json alone doesn't say it.
+        "truncation_side": getattr(tokenizer, "truncation_side", "right"),
     }
     (parts / _CONFIG).write_text(yaml.safe_dump({"handler": facts}), encoding="utf-8")
     return extra

@@ -14,6 +14,8 @@ _LOAD_SECONDS: Final = 300
 _ASK_SECONDS: Final = 10
 _POLL_SECONDS: Final = 0.2
 _START_SECONDS: Final = 120
+_BACK_SECONDS: Final = 120
+"""A server that died is started again, later each time. The Job's deadline has room for it beyond the budget."""
 
 
 class ServerError(Exception):
@@ -40,16 +42,31 @@ class Admin:
         Raises:
             BuildError: it doesn't come up.
         """
-        deadline = time.monotonic() + min(_START_SECONDS, max(1.0, budget.left))
+        if not self._live_within(min(_START_SECONDS, max(1.0, budget.left))):
+            message = f"The server beside the analyzer didn't start within {_START_SECONDS} s."
+            raise BuildError("ServerNotStarted", message, "See the log of its container.", ExitCode.PASSING)
+
+    def wait_until_back(self) -> None:
+        """Make sure that the server is there; if it died, wait until it was started again.
+
+        Raises:
+            BuildError: it stays away. What was measured so far says nothing about the variants that are missing.
+        """
+        if not self._live_within(_BACK_SECONDS):
+            message = f"The server beside the analyzer died and wasn't back within {_BACK_SECONDS} s."
+            advice = "It is tried again; if it happens again, see the log of its container or raise server.resources."
+            raise BuildError("ServerGone", message, advice, ExitCode.PASSING)
+
+    def _live_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 if self._ask("GET", "/v2/health/live", _ASK_SECONDS)[0] == http.client.OK:
-                    return
+                    return True
             except OSError:
                 pass
             if time.monotonic() > deadline:
-                message = f"The server beside the analyzer didn't start within {_START_SECONDS} s."
-                raise BuildError("ServerNotStarted", message, "See the log of its container.", ExitCode.PASSING)
+                return False
             time.sleep(_POLL_SECONDS)
 
     @contextmanager
@@ -63,7 +80,7 @@ class Admin:
         try:
             yield
         finally:
-            # What was measured counts, whatever becomes of the server now; the next load will tell.
+            # What was measured counts, whatever becomes of the server now; who loads next waits for it.
             with suppress(ServerError):
                 self._change(model, "unload")
                 self._wait_until_gone(model)
@@ -95,6 +112,8 @@ class Admin:
             connection.request(method, path, body="{}" if method == "POST" else None)
             answer = connection.getresponse()
             return answer.status, answer.read().decode(errors="replace")
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"half an answer: {error!r}") from error
         finally:
             connection.close()
 

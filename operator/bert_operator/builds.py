@@ -174,8 +174,8 @@ def _under_way(case: Case, wish: _Wish) -> Build | None:
     key, facts = wish.key, wish.facts
     found = _artifact(case, key)
     if found is not None:
-        spec = BertArtifactSpec.model_validate(found["spec"])
-        name = found["metadata"]["name"]
+        live, spec = found
+        name = live["metadata"]["name"]
         answered = next((known for known in spec.request_keys if known == key), None) or next(
             known for known in spec.request_keys if same_wish(key, known)
         )
@@ -210,13 +210,17 @@ def recipe(case: Case, model: api.BertModel) -> api.Build:
     return model.build.model_copy(update={"format": formats[0]})
 
 
-def _artifact(case: Case, key: str) -> Manifest | None:
-    """The record that answers this wish: of the same toolchain if there is one, else what already serves it."""
+def _artifact(case: Case, key: str) -> tuple[Manifest, BertArtifactSpec] | None:
+    """The record that answers this wish: of the same toolchain if there is one, else what already serves it.
+
+    One that this release can't read counts as lost: the next Job finds the artifact and writes the record anew.
+    """
     claim_uid = (case.store_claim or {"metadata": {"uid": ""}})["metadata"]["uid"]
     answers = [live for live in case.observed.artifacts if live["spec"]["claimUid"] == claim_uid]
     exact = [live for live in answers if key in live["spec"]["requestKeys"]]
     alike = [live for live in answers if any(same_wish(key, known) for known in live["spec"]["requestKeys"])]
-    return max(exact or alike, key=_age, default=None)
+    newest_first = sorted(exact or alike, key=_age, reverse=True)
+    return next(((live, spec) for live in newest_first if (spec := artifact.read(live))), None)
 
 
 def _age(live: Manifest) -> tuple[str, str]:
@@ -311,11 +315,19 @@ def _recorded_revision(case: Case, wish: _Wish) -> str:
             if version.get("revision") and any(same_wish(key, version.get("requestKey", "")) for key in keys):
                 return str(version["revision"])
     for live in case.observed.deployments:
-        text = (live["metadata"].get("annotations") or {}).get(names.ARTIFACTS_ANNOTATION, "{}")
-        for known, answer in json.loads(text).items():
+        for known, revision in _told_revisions(live).items():
             if any(same_wish(key, known) for key in keys):
-                return str(answer["revision"])
+                return revision
     return ""
+
+
+def _told_revisions(live: Manifest) -> dict[str, str]:
+    """Request key -> revision of a Deployment's annotation; nothing if somebody has edited it."""
+    text = (live["metadata"].get("annotations") or {}).get(names.ARTIFACTS_ANNOTATION, "{}")
+    try:
+        return {str(known): str(answer["revision"]) for known, answer in json.loads(text).items()}
+    except (ValueError, AttributeError, LookupError, TypeError):
+        return {}
 
 
 def _watch(case: Case, wish: _Wish, live: Manifest) -> Build:
@@ -339,7 +351,7 @@ def _compiled_revision(case: Case, wish: _Wish) -> str:
     if wish.build.format is not api.Format.TENSORRT:
         return ""
     onnx = _artifact(case, _export_wish(case, wish).key)
-    return BertArtifactSpec.model_validate(onnx["spec"]).report.revision if onnx else ""
+    return onnx[1].report.revision if onnx else ""
 
 
 def _waiting_for_accelerator(case: Case, facts: checks.VersionFacts, problem: Problem) -> Problem:

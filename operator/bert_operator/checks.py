@@ -289,7 +289,7 @@ def tuned(facts: Facts) -> Verdict | None:
     if tuning.mode == "Recommend":
         message = f"{_planned(plan)}; to serve by it, set tuning.mode to Apply"
         return Verdict(status="True", reason="Recommended", message=message)
-    if plan != tuning.served or not (facts.serving and facts.serving.complete):
+    if plan != tuning.served or not (facts.serving and facts.serving.enough):
         return Verdict(status="Unknown", reason="Applying", message=f"rolling out {_planned(plan)}")
     return Verdict(status="True", reason="Applied", message=_planned(plan))
 

@@ -226,11 +226,19 @@ def _report(
 ) -> tuple[dict[str, Any] | None, tuple[Note, ...]]:
     """The new status, or None if it says so already, and the events of what flipped."""
     old = bert.get("status") or {}
-    before = [Condition.model_validate(condition) for condition in old.get("conditions") or ()]
+    before = _conditions(old)
     after = checks.conditions(facts, before, now.strftime("%Y-%m-%dT%H:%M:%SZ"))
     # The API server keeps no null, so none may be asked for: the comparison would never find it.
     status = _status(facts, case, after).model_dump(mode="json", by_alias=True, exclude_none=True)
     return (None if status == old else status), _notes(before, after)
+
+
+def _conditions(status: Manifest) -> list[Condition]:
+    """The conditions as they stand; none if another release wrote what this one can't read."""
+    try:
+        return [Condition.model_validate(condition) for condition in status.get("conditions") or ()]
+    except ValidationError:
+        return []
 
 
 def _status(facts: checks.Facts, case: Case | None, conditions: list[Condition]) -> BertDeploymentStatus:
@@ -240,7 +248,7 @@ def _status(facts: checks.Facts, case: Case | None, conditions: list[Condition])
         conditions=conditions,
         summary=_summary(facts),
         models=_models(facts),
-        endpoint=serving.endpoint(case) if case else Endpoint(),
+        endpoint=serving.endpoint(case, facts.versions) if case else Endpoint(),
         tuning=_tuning(facts),
         replicas=live.replicas if live else 0,
         ready_replicas=live.ready if live else 0,

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from bert_operator.api.observed import Manifest
 from bert_operator.api.report import BuildFailure, BuildReport, ExitCode
 
-_OOM_EXIT: Final = 137
+_KILLED_EXIT: Final = 137
+"""By SIGKILL."""
 _WAITING_TROUBLE: Final[Mapping[str, tuple[str, str]]] = {
     "ImagePullBackOff": ("ImagePullFailed", "check the image's name and imagePullSecrets"),
     "ErrImagePull": ("ImagePullFailed", "check the image's name and imagePullSecrets"),
@@ -113,9 +114,12 @@ def _terminated_problem(status: Mapping[str, Any]) -> Problem | None:
         message = f"{told.message.rstrip('.')}; next: {told.next_step}" if told.next_step else told.message
         passing = code == ExitCode.PASSING
         return Problem(reason=told.reason, message=message, container=name, passing=passing, told=True)
-    if terminated.get("reason") == "OOMKilled" or code == _OOM_EXIT:
+    if terminated.get("reason") == "OOMKilled":
         message = f"container {name} ran out of memory; next: raise its memory limit"
         return Problem(reason="OutOfMemory", message=message, container=name)
+    if code == _KILLED_EXIT:
+        message = f"container {name} was killed (SIGKILL): its node had no memory left, or it didn't stop in time"
+        return Problem(reason="ContainerKilled", message=message, container=name, passing=True)
     detail = (terminated.get("message") or terminated.get("reason") or "").strip()[-600:]
     message = f"container {name} exited with code {code}: {detail}"
     return Problem(reason="ContainerFailed", message=message, container=name, passing=code == ExitCode.PASSING)

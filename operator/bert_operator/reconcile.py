@@ -98,28 +98,31 @@ class Reconciler:
         return self.planner.make_plan(replace(observed, refused=refused), self.settings, self.now())
 
     async def _write_children(self, key: Key, plan: Plan) -> tuple[bool, list[ApiError]]:
-        """First what is new or different, all at once; only if all of that worked, adoptions and deletions.
+        """First what is new or different, all at once; only if all that was applied worked, adoptions and deletions.
+
+        A Job that can't be made (a quota) is waited for; nothing that goes depends on it.
 
         Before all that, counts are held: if that fails, nothing may be applied that relies on it.
         """
         held = await self._holds(key, plan.hold)
         if held:
             return False, held
-        created = [self._create(key, manifest) for manifest in plan.create]
-        applied = [self._apply(key, manifest) for manifest in plan.apply]
-        results = await _all([*created, *applied])
-        failures = [result for result in results if isinstance(result, ApiError)]
-        raced = any(result is False for result in results)
-        if not failures:
+        created, applied = await asyncio.gather(
+            _all(self._create(key, manifest) for manifest in plan.create),
+            _all(self._apply(key, manifest) for manifest in plan.apply),
+        )
+        failures = _errors([*created, *applied])
+        raced = any(result is False for result in created)
+        if not _errors(applied):
             adopted = [self._lay_reply(key, self.cluster.adopt(key[0], adoption)) for adoption in plan.adopt]
             later = await _all([*adopted, *(self._delete(key, ref) for ref in plan.delete)])
-            failures = [result for result in later if isinstance(result, ApiError)]
+            failures += _errors(later)
             failures += await self._holds(key, plan.release)
         return raced, failures
 
     async def _holds(self, key: Key, holds: Iterable[Hold]) -> list[ApiError]:
         results = await _all([self._lay_reply(key, self.cluster.hold(key[0], hold)) for hold in holds])
-        return [result for result in results if isinstance(result, ApiError)]
+        return _errors(results)
 
     async def _apply(self, key: Key, manifest: Manifest) -> bool:
         return await self._lay_reply(key, self.cluster.apply(manifest))
@@ -156,6 +159,10 @@ class Reconciler:
         for other in keys:
             if other != key:
                 self.enqueue(other)
+
+
+def _errors(results: Iterable[bool | ApiError]) -> list[ApiError]:
+    return [result for result in results if isinstance(result, ApiError)]
 
 
 async def _all(calls: Iterable[Awaitable[bool]]) -> list[bool | ApiError]:

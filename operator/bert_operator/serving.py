@@ -24,18 +24,28 @@ def server(case: Case) -> Server:
 
 
 def desired(case: Case, versions: Sequence[checks.VersionFacts]) -> list[dict[str, Any]]:
-    """ConfigMap, Deployment and Service; only the Service while an artifact is missing."""
+    """ConfigMap, Deployment and Service; while an artifact is missing only the Service, if there is none yet.
+
+    A live Service leads to what serves: another server's ports come with its Deployment, not before.
+    """
     svc = service.manifest(case.identity, server(case).ports.by_name)
-    if any(version.artifact is None for version in versions):
-        return [svc]
+    if not _built(versions):
+        return [] if find(case.observed.services, case.identity.name) else [svc]
     served = list(_served(case, versions))
     container = server(case).container(served, case.spec, case.settings)
     made = _deployment(case, container, versions)
     return [config_map.manifest(case.identity, container.files), _keeping_images(case, made), svc]
 
 
-def endpoint(case: Case) -> Endpoint:
-    """Where clients reach the Service inside the cluster."""
+def _built(versions: Sequence[checks.VersionFacts]) -> bool:
+    return all(version.artifact is not None for version in versions)
+
+
+def endpoint(case: Case, versions: Sequence[checks.VersionFacts]) -> Endpoint:
+    """Where clients reach the Service inside the cluster; what was told stays until another server is there."""
+    told = (case.observed.bert.get("status") or {}).get("endpoint") or {}
+    if told.get("http") and not (versions and _built(versions)):
+        return Endpoint.model_validate(told)
     ports, host = server(case).ports, f"{case.identity.name}.{case.identity.namespace}.svc"
     return Endpoint(
         http=f"http://{host}:{ports.http}",
@@ -117,7 +127,8 @@ def _keeping_images(case: Case, made: dict[str, Any]) -> dict[str, Any]:
     if live is None or not serves or _images_wish(live) != _images_wish(made):
         return made
     kept = deployment.with_images_of(made, live)
-    return made if drift.differs(drift.stamped(kept), live) else kept
+    # The pods alone decide: another count or annotation is no rollout, so it must not become one.
+    return kept if drift.covers(live["spec"]["template"], kept["spec"]["template"]) else made
 
 
 def _images_wish(manifest: Manifest) -> str:

@@ -127,7 +127,8 @@ def applied(spec: api.BertDeploymentSpec, plan: TunedPlan | None) -> api.BertDep
     return spec.model_copy(
         update={
             "models": [model.model_copy(update={"serving": serving})],
-            "replicas": plan.replicas if scaled else spec.replicas,
+            # An older plan may be served for long: who asks for more pods meanwhile gets them.
+            "replicas": max(plan.replicas or 0, spec.replicas) if scaled else spec.replicas,
         }
     )
 

@@ -40,10 +40,10 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return found
 
 
-def with_tokenizer(folder: Path, *, lower: bool = True) -> Path:
+def with_tokenizer(folder: Path, *, lower: bool = True, side: str = "right") -> Path:
     """Add a small vocabulary, as `save_pretrained` of a tokenizer writes it."""
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS, *"abcdefghijklmnopqrstuvwxyz", *WORDS[::-1]]))
-    tokenizer = transformers.BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=lower)
+    tokenizer = transformers.BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=lower, truncation_side=side)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -126,19 +126,19 @@ def test_the_archive_is_a_whole_one_and_says_what_it_is(bench: Bench, tmp_path: 
     assert sorted(path.name for path in published.iterdir()) == ["golden.npz", "manifest.json", "model.mar"]
     with np.load(published / "golden.npz", allow_pickle=False) as golden:
         texts = [key for key in golden.files if key.endswith("/in/text")]
-        assert len(texts) == 2
+        assert len(texts) == 3
         assert str(golden[texts[0]][0]).startswith("Der schnelle")
         assert golden[texts[0].replace("in/text", "out/logits")].shape == (1, 3)
     for name in ("bert_handler.py", "served_bert.py"):
         assert (folder / name).read_bytes() == (Path(handler.__path__[0]) / name).read_bytes()
 
 
-@pytest.mark.parametrize("lower", [True, False])
-def test_texts_are_answered_like_transformers_would(bench: Bench, tmp_path: Path, *, lower: bool) -> None:
-    with_tokenizer(make_model(bench.source, head=True, id2label=LABELS), lower=lower)
+@pytest.mark.parametrize(("lower", "side"), [(True, "right"), (False, "right"), (True, "left")])
+def test_texts_are_answered_like_transformers_would(bench: Bench, tmp_path: Path, *, lower: bool, side: str) -> None:
+    with_tokenizer(make_model(bench.source, head=True, id2label=LABELS), lower=lower, side=side)
     model = opened(built(bench, tmp_path / "mar")[1])
     tokenizer = transformers.AutoTokenizer.from_pretrained(bench.source)
-    texts = ["The film was Good.", "über " * 60, ""]
+    texts = ["The film was Good.", "bad " + "über " * 60 + "good", ""]
 
     found = ask(model, *({"text": text} for text in texts), {"text": texts[0], "text_pair": "bad", "raw": True})
 
@@ -175,6 +175,14 @@ def test_a_wrong_tokenizer_shows_at_the_build(bench: Bench, tmp_path: Path) -> N
         fidelity.run(bench.job(**wish), state)
 
     assert caught.value.reason == "FidelityExceeded"
+
+
+def test_a_tokenizer_that_cant_be_loaded_is_no_model_without_texts(bench: Bench, tmp_path: Path) -> None:
+    folder = with_tokenizer(make_model(bench.source, head=True))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(BuildError, match=r"tokenizer\.json can't be loaded") as caught:
+        built(bench, tmp_path / "mar")
+    assert caught.value.reason == "TokenizerUnusable"
 
 
 def test_a_source_without_a_tokenizer_serves_tensors(bench: Bench, tmp_path: Path) -> None:

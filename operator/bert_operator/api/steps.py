@@ -20,9 +20,30 @@ class Toolchain(StrEnum):
     """NVIDIA's image of the server's release: Python and TensorRT, nothing of ours."""
 
 
+class StoreAccess(StrEnum):
+    """What a build container may do with the artifact store."""
+
+    NONE = "none"
+    READ = "read"
+    WRITE = "write"
+
+
 def job_steps(build: Build) -> tuple[str, ...]:
     """The containers of the Job that makes such an artifact; its format is never `auto`."""
     return COMPILE_STEPS if build.format is Format.TENSORRT else EXPORT_STEPS
+
+
+def store_access(step: str, build: Build) -> StoreAccess:
+    """What a step needs of the store. Those that run a source have none of it: a TensorFlow source is a program.
+
+    Args:
+        step: one of `job_steps(build)`.
+        build: what is built; its format is never `auto`.
+    """
+    # After a compilation `compare` keeps what TensorRT measured beside the artifacts.
+    if step == "publish" or (step == "compare" and build.format is Format.TENSORRT):
+        return StoreAccess.WRITE
+    return StoreAccess.READ if step in ("fetch", "inspect", "stage") else StoreAccess.NONE
 
 
 def toolchain(step: str, build: Build) -> Toolchain:

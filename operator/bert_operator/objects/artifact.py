@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from bert_operator.api import names
 from bert_operator.api.artifact import BertArtifactSpec
 from bert_operator.api.measurement import MAX_MEASUREMENTS, Measurement
@@ -48,6 +50,16 @@ def manifest(
         "metadata": metadata,
         "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
+
+
+def read(live: Manifest) -> BertArtifactSpec | None:
+    """A live record, without measurements that this release can't read; None if it can't read the record itself."""
+    for spec in (live["spec"], {**live["spec"], "measurements": []}):
+        try:
+            return BertArtifactSpec.model_validate(spec)
+        except ValidationError:
+            continue
+    return None
 
 
 def measured(live: Manifest, measurement: Measurement) -> dict[str, Any]:

@@ -27,10 +27,10 @@ def differs(desired: Manifest, live: Manifest) -> bool:
     """
     if desired["kind"] == "ConfigMap":  # immutable and named by content; the index keeps its metadata only
         desired = {"metadata": desired["metadata"]}
-    return not _covers(live, desired)
+    return not covers(live, desired)
 
 
-def _covers(live: object, desired: object) -> bool:
+def covers(live: object, desired: object) -> bool:
     """Whether everything in `desired` is in `live`."""
     if isinstance(desired, Mapping):
         return isinstance(live, Mapping) and all(_covers_field(live, key, value) for key, value in desired.items())
@@ -42,16 +42,16 @@ def _covers(live: object, desired: object) -> bool:
 def _covers_field(live: Mapping[str, Any], key: str, value: object) -> bool:
     if key not in live:
         return value in (None, {}, [], "", False, 0)  # the API server drops empty values
-    return _covers(live[key], value)
+    return covers(live[key], value)
 
 
 def _covers_list(live: Sequence[Any], desired: Sequence[Any]) -> bool:
     """Lists of named things are compared by name, others by position."""
     merge_key = _merge_key(desired)
     if merge_key is None:
-        return len(live) == len(desired) and all(map(_covers, live, desired))
+        return len(live) == len(desired) and all(map(covers, live, desired))
     by_key = {item[merge_key]: item for item in live if isinstance(item, Mapping) and merge_key in item}
-    return all(item[merge_key] in by_key and _covers(by_key[item[merge_key]], item) for item in desired)
+    return all(item[merge_key] in by_key and covers(by_key[item[merge_key]], item) for item in desired)
 
 
 def _merge_key(items: Sequence[Any]) -> str | None:

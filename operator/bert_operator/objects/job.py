@@ -117,13 +117,6 @@ def _profile(job: BuildJob) -> HardwareProfile:
 def _container(job: BuildJob, step: str) -> dict[str, Any]:
     if steps.toolchain(step, job.request.build) is steps.Toolchain.TENSORRT:
         return _gpu_container(job, step)
-    mounts: list[dict[str, Any]] = [
-        {"name": "store", "mountPath": names.STORE_MOUNT},
-        {"name": "work", "mountPath": names.WORK_MOUNT},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
-    ]
-    if job.request.pvc:
-        mounts.append({"name": "source", "mountPath": names.SOURCE_MOUNT, "readOnly": True})
     return {
         "name": step,
         "image": image(job.request.build, step, job.spec, job.settings),
@@ -137,8 +130,22 @@ def _container(job: BuildJob, step: str) -> dict[str, Any]:
         "resources": pod.resources(job.spec.builds.resources, job.settings.build.resources),
         "securityContext": dict(pod.CONTAINER_SECURITY),
         "terminationMessagePolicy": "File",
-        "volumeMounts": mounts,
+        "volumeMounts": _mounts(job, step),
     }
+
+
+def _mounts(job: BuildJob, step: str) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "work", "mountPath": names.WORK_MOUNT},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+    ]
+    access = steps.store_access(step, job.request.build)
+    if access is not steps.StoreAccess.NONE:
+        read_only = {"readOnly": True} if access is steps.StoreAccess.READ else {}
+        mounts.insert(0, {"name": "store", "mountPath": names.STORE_MOUNT, **read_only})
+    if job.request.pvc:
+        mounts.append({"name": "source", "mountPath": names.SOURCE_MOUNT, "readOnly": True})
+    return mounts
 
 
 def _gpu_container(job: BuildJob, step: str) -> dict[str, Any]:

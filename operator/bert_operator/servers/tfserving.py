@@ -25,6 +25,7 @@ _DRAIN_SECONDS: Final = 12
 REQUEST_SECONDS: Final = 120
 """A REST request that takes longer is given up; `verify` waits as long."""
 _STARTUP_PERIOD_SECONDS: Final = 3
+_MINIMUM_REST_THREADS: Final = 64
 
 _PROGRAM: Final = "/usr/bin/tensorflow_model_server"
 _CONFIG_FOLDER: Final = "/etc/tfserving"
@@ -67,7 +68,8 @@ class TfServing:
         """TF Serving's container; the image's entry point, a bash script that stays its parent, is never used."""
         files = _config_files(served, wish)
         startup = ceil(tfserving_sizing.startup_seconds(wish, served) / _STARTUP_PERIOD_SECONDS)
-        alive = {"httpGet": {"path": f"/v1/models/{served[0].model.name}", "port": "http"}}
+        # Not REST: a REST request holds a thread until it is answered, and a busy server must not be restarted.
+        alive = {"tcpSocket": {"port": "grpc"}}
         return ServerContainer(
             mounts=tuple(mount(one) for one in served),
             files=files,
@@ -132,6 +134,7 @@ def _flags(wish: spec.BertDeploymentSpec, files: Mapping[str, ConfigFile]) -> tu
         f"--port={GRPC_PORT}",
         f"--rest_api_port={REST_PORT}",
         f"--rest_api_timeout_in_ms={REQUEST_SECONDS * 1000}",
+        f"--rest_api_num_threads={_rest_threads(wish)}",
         f"--model_config_file={_CONFIG_FOLDER}/{_MODELS_FILE}",
         f"--monitoring_config_file={_CONFIG_FOLDER}/{_MONITORING_FILE}",
         # What is mounted never changes: look once, and don't try a broken model again for five minutes.
@@ -145,6 +148,11 @@ def _flags(wish: spec.BertDeploymentSpec, files: Mapping[str, ConfigFile]) -> tu
         f"--tensorflow_inter_op_parallelism={threads}",
         *(("--enable_batching=true", f"--batching_parameters_file={batching}") if batching in files else ()),
     )
+
+
+def _rest_threads(wish: spec.BertDeploymentSpec) -> int:
+    """Each is held by one request: unset, four for each core of the node, and probes would queue behind predictions."""
+    return max(_MINIMUM_REST_THREADS, *(4 * model.serving.max_batch_size for model in wish.models))
 
 
 def _env(wish: spec.BertDeploymentSpec) -> Mapping[str, str]:

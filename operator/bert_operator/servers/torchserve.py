@@ -86,8 +86,8 @@ def mount(one: ServedVersion) -> Mount:
 
 def _arguments(served: Sequence[ServedVersion]) -> tuple[str, ...]:
     heap = torchserve_sizing.heap_bytes(served) // quantities.MEBIBYTE
-    # Buffers outside the heap hold what the heap holds once more.
-    java = (f"-Xmx{heap}m", f"-XX:MaxDirectMemorySize={heap}m", "-XX:+UseSerialGC", "-XX:-UsePerfData")
+    direct = torchserve_sizing.direct_bytes(served) // quantities.MEBIBYTE
+    java = (f"-Xmx{heap}m", f"-XX:MaxDirectMemorySize={direct}m", "-XX:+UseSerialGC", "-XX:-UsePerfData")
     # A full heap ends the process instead of half of its threads: the pod restarts.
     return (
         *(f"--config={_CONFIG}", f"--store={_UNPACKED}"),
@@ -124,11 +124,17 @@ def _served_model(one: ServedVersion, startup: int) -> torchserve_config.ServedM
         marName=f"{one.model.name}-{one.version}",
         minWorkers=serving.instances,
         maxWorkers=serving.instances,
-        batchSize=serving.max_batch_size if serving.batching.enabled else 1,
+        batchSize=serving.max_batch_size if _batches(one) else 1,
         maxBatchDelay=max(1, ceil(serving.batching.max_queue_delay_microseconds / 1000)),
         responseTimeout=torchserve_sizing.REQUEST_SECONDS,
         startupTimeout=startup,
     )
+
+
+def _batches(one: ServedVersion) -> bool:
+    """Token outputs are long: the answers of a whole batch, each of many rows, would have to be held at once."""
+    token_outputs = any(-1 in output.dims for output in one.artifact.report.outputs)
+    return one.model.serving.batching.enabled and not token_outputs
 
 
 def _env(served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec) -> Mapping[str, str]:

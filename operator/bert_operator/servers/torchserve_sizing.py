@@ -25,6 +25,8 @@ _INSTANCE_BYTES: Final = 224 * quantities.MEBIBYTE
 _MODEL_FACTOR: Final = 1.5
 """Weights (1.05 measured, at the peak of loading too)."""
 _ACTIVATION_FACTOR: Final = 1.5
+_ANSWER_FACTOR: Final = 3
+"""An instance holds its answer as numbers, as text and as bytes."""
 
 _ID_BYTES: Final = 12
 """A number of a request as JSON."""
@@ -58,7 +60,7 @@ def request_bytes(served: Sequence[ServedVersion]) -> int:
 
 def response_bytes(served: Sequence[ServedVersion]) -> int:
     """Largest answer: every output of a full batch, as JSON."""
-    return _bounded(max(_VALUE_BYTES * _output_values(one) for one in served))
+    return max(_answer_bytes(one) for one in served)
 
 
 def heap_bytes(served: Sequence[ServedVersion]) -> int:
@@ -67,9 +69,15 @@ def heap_bytes(served: Sequence[ServedVersion]) -> int:
     return _HEAP_BYTES + _PASSES * instances * (request_bytes(served) + response_bytes(served))
 
 
+def direct_bytes(served: Sequence[ServedVersion]) -> int:
+    """Java's buffers outside the heap: they hold what the heap holds once more."""
+    return heap_bytes(served)
+
+
 def memory_bytes(served: Sequence[ServedVersion]) -> int:
     """Memory of the server container."""
-    return _JAVA_BYTES + heap_bytes(served) + sum(one.model.serving.instances * _instance_bytes(one) for one in served)
+    java = _JAVA_BYTES + heap_bytes(served) + direct_bytes(served)
+    return java + sum(one.model.serving.instances * _instance_bytes(one) for one in served)
 
 
 def disk_bytes(served: Sequence[ServedVersion]) -> int:
@@ -92,6 +100,10 @@ def _bounded(size: int) -> int:
     return min(_MAXIMUM_BYTES, max(_MINIMUM_BYTES, size))
 
 
+def _answer_bytes(one: ServedVersion) -> int:
+    return _bounded(_VALUE_BYTES * _output_values(one))
+
+
 def _output_values(one: ServedVersion) -> int:
     values = 0
     for tensor in one.artifact.report.outputs:
@@ -104,7 +116,8 @@ def _output_values(one: ServedVersion) -> int:
 
 def _instance_bytes(one: ServedVersion) -> int:
     model = _MODEL_FACTOR * one.artifact.report.size_bytes
-    return _INSTANCE_BYTES + ceil(model + _ACTIVATION_FACTOR * sizing.activation_bytes(one))
+    activations = _ACTIVATION_FACTOR * sizing.activation_bytes(one)
+    return _INSTANCE_BYTES + ceil(model + activations) + _ANSWER_FACTOR * _answer_bytes(one)
 
 
 def _load_seconds(one: ServedVersion) -> float:

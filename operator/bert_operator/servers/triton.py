@@ -64,7 +64,7 @@ class Triton:
             image=wish.server.image or release.image,
             command=("/bin/sh", "-c", _START, "tritonserver"),
             args=(*_flags(exit_timeout, gpu=bool(profile.resource_name)), *wish.server.extra_args),
-            env=_env(wish, served),
+            env=_env(wish, served, gpu=bool(profile.resource_name)),
             startup_probe=_probe("ready", period=_STARTUP_PERIOD_SECONDS, failures=startup),
             readiness_probe=_probe("ready", period=5, failures=3),
             liveness_probe=_probe("live", period=10, failures=6),
@@ -166,7 +166,7 @@ def _flags(exit_timeout: int, *, gpu: bool) -> tuple[str, ...]:
     )
 
 
-def _env(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion]) -> Mapping[str, str]:
+def _env(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion], *, gpu: bool) -> Mapping[str, str]:
     """Ours win over the user's: the CRD refuses theirs by the same names."""
     threads = max(triton_sizing.threads(wish, one.model) for one in served)
     ours = {
@@ -175,6 +175,9 @@ def _env(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion]) -> Mapp
         "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+    if gpu and any(one.artifact.report.precision == spec.Precision.FP32.value for one in served):
+        # ONNX Runtime and cuBLAS take TF32 for FP32 from compute capability 8.0 on: `verify` would refuse the answers.
+        ours["NVIDIA_TF32_OVERRIDE"] = "0"
     return {variable.name: variable.value for variable in wish.server.env} | ours
 
 

@@ -4,7 +4,11 @@ The steps and the script are the real ones; only the module `tensorrt` and the d
 """
 
 import json
+import os
+import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from bert_operator.api import names
 from bert_operator.api.report import BuildFailure, BuildReport, BuildRequest, OnnxArtifact
 from bert_operator.api.spec import Precision
 from support import onnx_bert, published, tensorrt_standin
+from support.operator_process import eventually
 
 REAL_CUDA = compile_engine.Cuda
 SHAPE = onnx_bert.Shape(layers=2, longest=24)
@@ -189,18 +194,24 @@ class TestHalfPrecision:
         assert kept <= {"LayerNormalization"}
         assert half_precision.types(tmp_path / "half.onnx")["FLOAT16"] > 10
 
-    def test_a_mask_of_the_lowest_number_hides_and_makes_no_nan(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("number", [float(np.finfo(np.float32).min), -1e9])
+    @pytest.mark.parametrize("among_weights", [False, True], ids=["Constant", "initializer"])
+    def test_a_mask_of_the_lowest_number_hides_and_makes_no_nan(
+        self, tmp_path: Path, number: float, *, among_weights: bool
+    ) -> None:
         make = onnx.helper
-        lowest = make.make_tensor("v", onnx.TensorProto.FLOAT, [], [float(np.finfo(np.float32).min)])
+        lowest = make.make_tensor("low", onnx.TensorProto.FLOAT, [], [number])
         nodes = [
-            make.make_node("Constant", [], ["low"], value=lowest),
+            *([] if among_weights else [make.make_node("Constant", [], ["low"], value=lowest)]),
             make.make_node("Where", ["seen", "x", "low"], ["y"]),
             make.make_node("Softmax", ["y"], ["z"], axis=-1),
         ]
         seen = make.make_tensor_value_info("seen", onnx.TensorProto.BOOL, [2, 3])
         x, z = (make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 3]) for name in "xz")
         model = make.make_model(
-            make.make_graph(nodes, "mask", [seen, x], [z]), opset_imports=[make.make_opsetid("", 17)], ir_version=8
+            make.make_graph(nodes, "mask", [seen, x], [z], [lowest] * among_weights),
+            opset_imports=[make.make_opsetid("", 17)],
+            ir_version=8,
         )
         onnx.save(model, tmp_path / "plain.onnx")
         half_precision.cast(tmp_path / "plain.onnx", tmp_path / "half.onnx")
@@ -228,6 +239,24 @@ class TestHalfPrecision:
         assert compiling.failure().reason == "PrecisionOverflow"
         assert weight.name in compiling.failure().message
         assert "precision: fp32" in compiling.failure().next_step
+
+
+class Driver:
+    """libcuda.so.1 whose functions succeed, but for those that are given an error code."""
+
+    def __init__(self, **codes: int) -> None:
+        self._codes = codes
+
+    def __getattr__(self, function: str) -> Callable[..., int]:
+        return lambda *_: self._codes.get(function, 0)
+
+
+def opened(pipe: Path) -> int | None:
+    """A pipe's writing end, once somebody reads it."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 class TestTheScript:
@@ -276,6 +305,68 @@ class TestTheScript:
         assert compiling.failure().reason == "CudaUnavailable"
         assert "libcuda.so.1" in compiling.failure().message
         assert "runtimeClassName" in compiling.failure().next_step
+
+    @pytest.mark.parametrize(
+        ("code", "reason", "exit_code"),
+        [
+            (100, "CudaUnavailable", 65),
+            (2, "GpuOutOfMemory", 65),
+            *((code, "GpuNotReady", 75) for code in (3, 46, 802)),
+        ],
+    )
+    def test_what_the_driver_says_decides_whether_it_is_tried_again(
+        self, compiling: CompileJob, monkeypatch: pytest.MonkeyPatch, code: int, reason: str, exit_code: int
+    ) -> None:
+        compiling.ask()
+        compiling.through("stage")
+        monkeypatch.setattr(compile_engine.ctypes, "CDLL", lambda _: Driver(cuInit=code))
+        monkeypatch.setattr(compile_engine, "Cuda", REAL_CUDA)
+        assert compiling.step("compile") == exit_code
+        assert compiling.failure().reason == reason
+        assert f"cuInit failed, unknown (error {code})" in compiling.failure().message
+
+    def test_a_full_gpu_says_what_makes_the_engine_smaller(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(compile_engine.ctypes, "CDLL", lambda _: Driver(cuMemAlloc_v2=2))
+        with pytest.raises(compile_engine.RefusalError, match="memory is full") as caught:
+            REAL_CUDA().allocate(1)
+        assert (caught.value.reason, caught.value.code) == ("GpuOutOfMemory", 65)
+        assert "maxBatchSize or a shorter build.maxSequenceLength" in caught.value.next_step
+
+    def test_a_gpu_that_worked_is_not_called_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(compile_engine.ctypes, "CDLL", lambda _: Driver(cuStreamSynchronize=700))
+        with pytest.raises(compile_engine.RefusalError, match="cuStreamSynchronize failed") as caught:
+            REAL_CUDA().wait()
+        assert (caught.value.reason, caught.value.code) == ("EngineFails", 70)
+
+    def test_the_first_error_of_a_request_is_the_one_that_is_told(
+        self, compiling: CompileJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Broken(tensorrt_standin.FakeCuda):
+            def wait(self) -> None:
+                raise compile_engine.RefusalError("EngineFails", "illegal address", code=70)
+
+            def free(self, address: int) -> None:
+                raise compile_engine.RefusalError("CudaUnavailable", f"can't free {address}")
+
+        compiling.ask()
+        compiling.through("stage", "compile")
+        monkeypatch.setattr(compile_engine, "Cuda", Broken)
+        assert compiling.step("answer") == 70
+        assert compiling.failure().message == "illegal address"
+
+    def test_sigterm_ends_it_even_while_it_waits_in_a_library(self, compiling: CompileJob) -> None:
+        """A pipe that nobody writes to stands for the builder; PID 1 would not even notice SIGTERM by itself."""
+        compiling.ask()
+        compiling.through("stage")
+        (compiling.work / engine_plan.WISH_FILE).unlink()
+        os.mkfifo(compiling.work / engine_plan.WISH_FILE)
+        command = [sys.executable, str(compiling.work / names.COMPILE_SCRIPT), "compile"]
+        with subprocess.Popen(command) as process:
+            pipe = eventually("it reads", lambda: opened(compiling.work / engine_plan.WISH_FILE))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 75
+        os.close(pipe)
+        assert compiling.failure().reason == "BuildStopped"
 
     def test_a_builder_that_gives_up_is_quoted(self, compiling: CompileJob) -> None:
         compiling.tensorrt(tensorrt_standin.module(fails="no implementation for node 7"))

@@ -1,5 +1,7 @@
 """The extension point of builds: a format's module and its line among the recipes are all it takes to be built."""
 
+import dataclasses
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -10,12 +12,13 @@ import numpy as np
 import pytest
 
 from bert_build import convert, fidelity, formats, golden_answers, publish, recorded, samples
+from bert_build.failures import BuildError
 from bert_build.formats import Recipe
 from bert_build.job import Job
-from bert_build.state import State
+from bert_build.state import SourceFile, State
 from bert_build.store import Store
 from bert_operator.api import names
-from bert_operator.api.report import BuildReport, TensorSpec
+from bert_operator.api.report import BuildReport, ExitCode, TensorSpec
 from bert_operator.api.spec import Format, Framework
 from unit.bert_build import building
 
@@ -64,6 +67,29 @@ def test_it_is_converted_compared_and_published(job: Job, tmp_path: Path) -> Non
     folder = Store(job.store).path("parchment", KEY)
     assert sorted(path.name for path in folder.iterdir()) == ["golden.npz", "manifest.json", "model.txt"]
     assert len(golden_answers.read(folder / "golden.npz")) == 1
+
+
+def test_no_store_is_needed_to_convert_and_compare(job: Job, tmp_path: Path) -> None:
+    state = State(request_key="k1", artifact_key=KEY, architecture="Abacus")
+    without = dataclasses.replace(job, store=tmp_path / "not-mounted")
+    for step in (convert, fidelity):
+        state = step.run(without, state)
+
+    assert state.fidelity is not None
+    assert not without.store.exists()
+
+
+def test_weights_changed_after_they_were_asked_are_not_converted(job: Job) -> None:
+    """`convert` reads a claim's weights again: what it read must be what `answer` asked."""
+    weights = job.source / "model.safetensors"
+    weights.write_bytes(b"asked")
+    file = SourceFile(kind="weights", size=5, sha256=hashlib.sha256(b"asked").hexdigest(), outside=str(weights))
+    state = State(request_key="k1", artifact_key=KEY, files={weights.name: file})
+    assert convert.run(job, state) == state
+    weights.write_bytes(b"other")
+    with pytest.raises(BuildError) as caught:
+        convert.run(job, state)
+    assert (caught.value.reason, caught.value.code) == ("SourceChanged", ExitCode.PASSING)
 
 
 def test_its_tools_name_the_artifact(job: Job) -> None:

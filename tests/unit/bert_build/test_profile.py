@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_build import analyzer_config, failures, profile, report_io
+from bert_build import analyzer_config, failures, profile, report_io, triton_admin
 from bert_build.profile import Folders
 from bert_operator.api import names
 from bert_operator.api.measurement import AskedVariant, ProfileReport, ProfileRequest
+from bert_operator.api.report import ExitCode
 from support.operator_process import eventually
 
 MEASURES = """
@@ -45,15 +47,29 @@ class FakeTriton(BaseHTTPRequestHandler):
     """Triton's repository API, as far as a profile run asks it."""
 
     broken: frozenset[str] = frozenset()
+    deadly: frozenset[str] = frozenset()
+    """Loading one of these kills the server."""
+    absence: int = 3
+    """How often a dead server doesn't answer until it was started again."""
+    away: int = 0
     calls: tuple[str, ...] = ()
 
     def do_GET(self) -> None:
+        if self.away:
+            type(self).away -= 1
+            self.close_connection = True
+            return
         self._answer(200, b"")
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         type(self).calls = (*self.calls, self.path)
         *_, model, action = self.path.split("/")
+        if action == "load" and model in self.deadly:
+            type(self).away = self.absence
+        if self.away:
+            self.close_connection = True
+            return
         if action == "load" and model in self.broken:
             self._answer(400, json.dumps({"error": f"failed to load '{model}', out of memory"}).encode())
             return
@@ -189,6 +205,46 @@ class TestMeasure:
         report = measured(folders, last_words)
         assert [one.instances for one in report.variants] == [2]
         assert report.skipped == 1
+
+    def test_after_a_variant_that_kills_the_server_the_next_waits_for_it(
+        self, folders: Folders, triton: type[FakeTriton], last_words: Path
+    ) -> None:
+        triton.deadly = frozenset({"i1-b1"})
+        report = measured(folders, last_words)
+        assert [one.instances for one in report.variants] == [2]
+        assert report.skipped == 1
+
+    def test_a_server_that_stays_away_leaves_no_half_result(
+        self, folders: Folders, triton: type[FakeTriton], last_words: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(triton_admin, "_BACK_SECONDS", 0.5, raising=False)
+        triton.deadly, triton.absence = frozenset({"i2-b1"}), 1000
+        with pytest.raises(failures.BuildError) as caught:
+            measured(folders, last_words)
+        assert (caught.value.reason, caught.value.code) == ("ServerGone", ExitCode.PASSING)
+        assert not last_words.exists()
+
+    @pytest.mark.usefixtures("triton")
+    def test_stopped_while_it_keeps_the_files_it_leaves_no_draft(
+        self, folders: Folders, last_words: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(*_: Any, **__: Any) -> None:
+            raise failures.Stopped
+
+        monkeypatch.setattr(profile.shutil, "copytree", stop)
+        with pytest.raises(failures.Stopped):
+            measured(folders, last_words)
+        assert list((folders.store / names.TUNING_FOLDER).iterdir()) == []
+
+    @pytest.mark.usefixtures("triton")
+    def test_drafts_of_killed_runs_go_and_those_of_others_stay(self, folders: Folders, last_words: Path) -> None:
+        tuning = folders.store / names.TUNING_FOLDER
+        for name, hours in (("old", 25), ("young", 1)):
+            (tuning / f".tmp-{name}" / "i1-b1").mkdir(parents=True)
+            then = time.time() - hours * 3600
+            os.utime(tuning / f".tmp-{name}", (then, then))
+        report = measured(folders, last_words)
+        assert sorted(one.name for one in tuning.iterdir()) == [".tmp-young", report.key]
 
     def test_if_nothing_can_be_measured_the_servers_words_are_told(
         self, folders: Folders, triton: type[FakeTriton]

@@ -126,6 +126,15 @@ class TestTheChain:
                 assert {variable["name"] for variable in one["env"]} == {"HOME", "PYTHONDONTWRITEBYTECODE"}
         assert [one["name"] for one in pod["initContainers"] if "tensorrt" in one["image"]] == ["compile", "answer"]
 
+    def test_the_store_is_written_by_those_that_keep_something_there(self) -> None:
+        pod = exported(a_world())["spec"]["template"]["spec"]
+        mounts = {
+            one["name"]: {mount["name"]: mount.get("readOnly", False) for mount in one["volumeMounts"]}
+            for one in (*pod["initContainers"], *pod["containers"])
+        }
+        store = {name: found["store"] for name, found in mounts.items() if "store" in found}
+        assert store == {"stage": True, "compare": False, "publish": False}
+
     def test_in_the_end_the_engine_is_served(self) -> None:
         world = a_world()
         list(world.settle(SETTINGS))

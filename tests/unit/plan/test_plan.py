@@ -51,6 +51,17 @@ def step(world: FakeCluster, **plan: Any) -> Plan:
     return made
 
 
+def edit(world: FakeCluster, **spec: Any) -> None:
+    world.bert()["spec"] |= spec
+    world.bert()["metadata"]["generation"] += 1
+
+
+def images(world: FakeCluster) -> dict[str, str]:
+    (deployment,) = world.all("Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    return {one["name"]: one["image"] for one in (*pod["initContainers"], *pod["containers"])}
+
+
 def the_job(world: FakeCluster) -> dict[str, Any]:
     (job,) = world.all("Job")
     return job
@@ -71,6 +82,22 @@ class TestTheGoodWay:
         assert [job["kind"] for job in plan.create] == ["Job"]
         assert kinds(plan) == ["Service"]
         assert conditions(plan)["Built"]["status"] == "Unknown"
+
+    def test_containers_that_run_a_source_have_nothing_of_the_store(self) -> None:
+        build = {"task": "sequence-classification", "framework": "tensorflow"}
+        world = a_world(spec={"models": [builders.model(build=build)]})
+        images = {name: f"registry.example/{name}:1" for name in ("operator", "build", "tensorflow")}
+        world.carry_out(world.plan(builders.settings(images=images)))
+        pod = the_job(world)["spec"]["template"]["spec"]
+
+        mounts = {
+            one["name"]: {mount["name"]: mount.get("readOnly", False) for mount in one["volumeMounts"]}
+            for one in (*pod["initContainers"], *pod["containers"])
+        }
+
+        store = {name: found["store"] for name, found in mounts.items() if "store" in found}
+        assert store == {"fetch": True, "inspect": True, "publish": False}
+        assert all(found["source"] is True for found in mounts.values())
 
     def test_what_the_job_reports_is_recorded_before_the_job_goes(self) -> None:
         world = a_world()
@@ -112,6 +139,52 @@ class TestTheGoodWay:
         assert endpoint["http"] == "http://minilm.team.svc:8000"
         assert endpoint["grpc"] == "minilm.team.svc:8001"
         assert endpoint["metrics"] == "http://minilm.team.svc:8002/metrics"
+
+    def test_another_server_takes_over_the_service_only_with_its_deployment(self) -> None:
+        settings = builders.settings(
+            torchserve={"defaultRelease": "0.12.0", "releases": {"0.12.0": {"image": "registry.example/torchserve:1"}}}
+        )
+        world = a_world(settled=True)
+        edit(world, server={"type": "torchserve"})
+
+        building = world.plan(settings)
+        world.carry_out(building)
+        assert "Service" not in kinds(building)
+        assert world.bert()["status"]["endpoint"]["http"] == "http://minilm.team.svc:8000"
+        world.finish_job(the_job(world), builders.report(format="mar", artifact_key="6" * 32))
+        list(world.settle(settings))
+
+        (service,) = world.all("Service")
+        assert [port["port"] for port in service["spec"]["ports"]] == [8080, 7070, 8082]
+        assert world.bert()["status"]["endpoint"]["http"] == "http://minilm.team.svc:8080"
+
+    def test_a_count_is_no_rollout_to_new_default_images(self) -> None:
+        world = a_world(settled=True)
+        before = images(world)
+        newer = builders.settings(
+            images={"operator": "registry.example/operator:2", "build": "registry.example/build:1"}
+        )
+        edit(world, replicas=4)
+
+        list(world.settle(newer))
+
+        (deployment,) = world.all("Deployment")
+        assert deployment["spec"]["replicas"] == 4
+        assert images(world) == before
+
+    def test_what_another_release_wrote_is_not_stumbled_over(self) -> None:
+        world = a_world(settled=True)
+        (record,) = world.all(names.ARTIFACT_KIND)
+        record["spec"]["measurements"] = [{"key": "ab", "wordOfALaterRelease": 1}]
+        world.bert()["status"]["conditions"][0]["wordOfALaterRelease"] = 1
+        (deployment,) = world.all("Deployment")
+        deployment["metadata"]["annotations"][names.ARTIFACTS_ANNOTATION] = "edited by hand"
+
+        list(world.settle(SETTINGS))
+
+        assert conditions(world)["Ready"]["status"] == "True"
+        record["spec"]["report"]["wordOfALaterRelease"] = 1
+        assert step(world).create, "the next build finds the artifact and writes the record anew"
 
     def test_every_turn_is_told_once(self) -> None:
         world = a_world()

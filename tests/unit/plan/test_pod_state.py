@@ -64,6 +64,7 @@ CASES: list[tuple[str, dict[str, Any], str, str, bool]] = [
         True,
     ),
     ("out of memory", pod([b.terminated("convert", 137, reason="OOMKilled")]), "OutOfMemory", "memory limit", False),
+    ("killed from outside", pod([b.terminated("convert", 137)]), "ContainerKilled", "was killed (SIGKILL)", True),
     ("a crash", pod(main=[b.terminated("server", 1, "boom")]), "ContainerFailed", "exited with code 1: boom", False),
     (
         "a crash loop between two tries",

@@ -212,6 +212,16 @@ async def test_a_refusal_is_told_to_the_user_the_rest_is_done_and_nothing_is_del
     ]
 
 
+async def test_a_job_that_a_quota_refuses_keeps_nothing_else_from_being_done(bench: Bench) -> None:
+    bench.cluster.failures["create build"] = refusal()
+
+    with pytest.raises(ApiError):
+        await bench.run(WHOLE)
+
+    assert "delete old" in bench.cluster.calls
+    assert "adopt build" in bench.cluster.calls
+
+
 @pytest.mark.parametrize("status", [0, 409, 429, 500, 503])
 async def test_a_passing_failure_is_only_tried_again(bench: Bench, status: int) -> None:
     bench.cluster.failures["apply demo"] = refusal(status)

@@ -10,6 +10,7 @@ from bert_operator.servers import SERVERS, tfserving_config, tfserving_sizing
 from bert_operator.servers.base import ServedVersion, ServerContainer
 from bert_operator.settings import HardwareProfile
 from support import builders, tfserving
+from support.tfserving_standin import flags
 
 from .conftest import make
 
@@ -116,6 +117,15 @@ def test_threads_follow_the_cpu_limit_not_the_node() -> None:
     assert made.env == {"TZ": "UTC", "HOME": "/tmp", "OMP_NUM_THREADS": "1"}  # noqa: S108
 
 
+@pytest.mark.parametrize(("batches", "threads"), [((8, 1), 64), ((1, 32), 128)])
+def test_probes_find_a_rest_thread_while_batches_are_gathered(batches: tuple[int, ...], threads: int) -> None:
+    off = {"batching": {"enabled": False}}
+    made = serve(*(tfserving.model(f"m{size}", serving=off | {"maxBatchSize": size}) for size in batches))
+
+    assert f"--rest_api_num_threads={threads}" in made.args
+    assert flags.parse(made.args).numbers["rest_api_num_threads"] == threads
+
+
 def test_warm_up_can_be_switched_off() -> None:
     assert "--enable_model_warmup=true" in serve().args
     assert "--enable_model_warmup=false" in serve(tfserving.model(serving={"warmup": False})).args
@@ -188,9 +198,10 @@ class TestProbes:
     def test_closed_ports_are_not_ready(self) -> None:
         assert self.ask(serve().readiness_probe, 1).returncode != 0
 
-    def test_liveness_asks_the_rest_port_and_waits_for_the_start(self) -> None:
+    def test_liveness_waits_for_the_start_and_for_no_thread_that_predictions_hold(self) -> None:
         made = serve()
-        assert made.liveness_probe["httpGet"] == {"path": "/v1/models/sentiment", "port": "http"}
+        assert {key for key in made.liveness_probe if key in ("httpGet", "exec", "tcpSocket")} == {"tcpSocket"}
+        assert made.liveness_probe["tcpSocket"] == {"port": "grpc"}
         assert made.startup_probe["periodSeconds"] * made.startup_probe["failureThreshold"] >= 120
 
 

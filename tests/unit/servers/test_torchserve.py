@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bert_operator.api.report import TensorSpec
 from bert_operator.api.spec import Format, ServerType
 from bert_operator.servers import SERVERS, torchserve, torchserve_config, torchserve_sizing
 from bert_operator.servers.base import ServerContainer
@@ -16,6 +17,7 @@ from .conftest import Make
 
 TORCHSERVE = SERVERS[ServerType.TORCHSERVE]
 SOURCE = {"pvc": {"claimName": "models"}}
+LOGITS: dict[str, Any] = {"outputs": [TensorSpec(name="logits", dtype="FP32", dims=[2])]}
 
 
 def installed(**changes: Any) -> Settings:
@@ -77,17 +79,22 @@ def test_every_archive_is_unpacked_where_the_configuration_looks_for_it(make: Ma
 
 def test_serving_decides_workers_batches_and_delays(make: Make) -> None:
     serving = {"maxBatchSize": 16, "instances": 3, "batching": {"maxQueueDelayMicroseconds": 2500}}
-    (one,) = snapshot(container(make, builders.model(serving=serving)))["minilm"].values()
+    (one,) = snapshot(container(make, builders.model(serving=serving), report=LOGITS))["minilm"].values()
 
     assert (one["minWorkers"], one["maxWorkers"], one["batchSize"], one["maxBatchDelay"]) == (3, 3, 16, 3)
     assert one["responseTimeout"] == 120  # seconds, and what verify waits for too
 
 
 def test_without_batching_each_request_runs_alone_but_may_still_have_many_rows(make: Make) -> None:
-    found = container(make, builders.model(serving={"batching": {"enabled": False}, "warmup": False}))
+    found = container(make, builders.model(serving={"batching": {"enabled": False}, "warmup": False}), report=LOGITS)
 
     assert snapshot(found)["minilm"]["1"]["batchSize"] == 1
     assert json.loads(found.env["BERTOPS_HANDLER"]) == {"minilm": {"rows": 8, "warmup": False}}
+
+
+def test_requests_for_token_outputs_run_alone(make: Make) -> None:
+    (tokens,) = snapshot(container(make, builders.model(serving={"maxBatchSize": 16})))["minilm"].values()
+    assert tokens["batchSize"] == 1
 
 
 def test_the_management_api_is_reached_from_inside_the_pod_only(make: Make) -> None:
@@ -141,6 +148,22 @@ def test_heap_is_bounded_by_the_memory_limit_that_is_derived(make: Make) -> None
     wish, served = make(large, server={"type": "torchserve"})
     assert torchserve_sizing.heap_bytes(served) < torchserve_sizing.memory_bytes(served)
     assert int(properties(TORCHSERVE.container(served, wish, installed()))["max_response_size"]) == 64 << 20
+
+
+def test_memory_holds_buffers_outside_the_heap_and_the_answers_of_every_instance(make: Make) -> None:
+    wish, served = make(builders.model(serving={"instances": 2}), server={"type": "torchserve"})
+    made = TORCHSERVE.container(served, wish, installed())
+    (direct,) = (re.fullmatch(r"--java=-XX:MaxDirectMemorySize=(\d+)m", one) for one in made.args if "Direct" in one)
+    assert direct
+
+    _, quiet = make(builders.model(serving={"instances": 2}), server={"type": "torchserve"}, report=LOGITS)
+    rest = [torchserve_sizing.memory_bytes(one) - 2 * torchserve_sizing.heap_bytes(one) for one in (served, quiet)]
+
+    limit = int(made.resources["limits"]["memory"].removesuffix("Mi"))
+    assert limit > 2 * int(direct[1]) + 2 * 224
+    answers = [torchserve_sizing.response_bytes(one) for one in (served, quiet)]
+    assert answers[0] > answers[1]
+    assert rest[0] - rest[1] >= 2 * 3 * (answers[0] - answers[1])
 
 
 def test_only_archives_are_served() -> None:

@@ -65,11 +65,17 @@ def test_the_container_asks_for_one_gpu_and_says_nothing_else_of_it(make: Make) 
     assert f"--pinned-memory-pool-byte-size={triton_sizing.PINNED_BYTES}" in made.args
 
 
+@pytest.mark.parametrize(("report", "off"), [({}, "0"), (ENGINE | PROFILES | {"precision": "fp16"}, None)])
+def test_fp32_is_not_quietly_tf32(make: Make, report: dict[str, Any], off: str | None) -> None:
+    assert container(make, report=report).env.get("NVIDIA_TF32_OVERRIDE") == off
+
+
 def test_without_gpus_nothing_of_them_is_asked(make: Make) -> None:
     wish, served = make(server={"release": "26.08"})
     made = SERVERS[ServerType.TRITON].container(served, wish, builders.settings())
     assert set(made.resources["limits"]) == {"cpu", "memory"}
     assert "--allow-gpu-metrics=false" in made.args
+    assert "NVIDIA_TF32_OVERRIDE" not in made.env
 
 
 def test_an_export_profile_must_be_there() -> None:

@@ -7,12 +7,15 @@ are the types of the engine, and no builder flag asks for a precision (TensorRT 
 would quietly build FP32). What it found is judged later, by our own code in our own image.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +30,7 @@ DTYPES: Final = {"FLOAT": "FP32", "HALF": "FP16", "BF16": "BF16", "INT64": "INT6
 """TensorRT's names -> Triton's."""
 SIZES: Final = {"FP32": 4, "FP16": 2, "BF16": 2, "INT64": 8, "INT32": 4, "BOOL": 1}
 """Bytes of one element."""
+_REPORT_IT: Final = "Please report this with the pod's log."
 _EVERY_SECONDS: Final = 5.0
 _LAST_ERRORS: Final = 3
 
@@ -50,7 +54,7 @@ def main(arguments: "list[str]", work: "Path | None" = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last line of defence: the log has the traceback
         sys.excepthook(type(error), error, error.__traceback__)
         message = f"Step {arguments[0]} failed unexpectedly: {type(error).__name__}: {error}"
-        return _refuse(RefusalError("InternalError", message, "Please report this with the pod's log.", INTERNAL))
+        return _refuse(RefusalError("InternalError", message, _REPORT_IT, INTERNAL))
     return 0
 
 
@@ -179,9 +183,12 @@ class Cuda:
 
     _MAJOR: Final = 75
     _MINOR: Final = 76
-    _NO_DEVICE: Final = 100
+    _OUT_OF_MEMORY: Final = 2
+    _NOT_READY: Final = frozenset({3, 46, 802})
+    """Not initialized, devices unavailable, system not ready: the node's driver is starting, or its GPU is taken."""
 
     def __init__(self) -> None:
+        self._usable = False
         try:
             self._driver = ctypes.CDLL("libcuda.so.1")
         except OSError as error:
@@ -200,6 +207,7 @@ class Cuda:
         stream = ctypes.c_void_p()
         self._call("cuStreamCreate", ctypes.byref(stream), 0)
         self.stream = int(stream.value or 0)
+        self._usable = True
 
     def allocate(self, size: int) -> int:
         """Device memory; returns its address."""
@@ -233,9 +241,16 @@ class Cuda:
     def _call(self, function: str, *arguments: Any) -> None:  # noqa: ANN401 - ctypes' values
         code = getattr(self._driver, function)(*arguments)
         if code:
-            raise RefusalError(
-                "CudaUnavailable", f"CUDA can't be used: {function} failed, {self._meaning(code)}", _NO_DRIVER
-            )
+            raise self._refusal(code, f"{function} failed, {self._meaning(code)}")
+
+    def _refusal(self, code: int, failed: str) -> RefusalError:
+        if code == self._OUT_OF_MEMORY:
+            return RefusalError("GpuOutOfMemory", f"The GPU's memory is full: {failed}", _MORE_ROOM)
+        if code in self._NOT_READY:
+            return RefusalError("GpuNotReady", f"The GPU isn't ready: {failed}", "It is tried again.", PASSING)
+        if self._usable:
+            return RefusalError("EngineFails", f"CUDA failed on {self.name}: {failed}", _REPORT_IT, INTERNAL)
+        return RefusalError("CudaUnavailable", f"CUDA can't be used: {failed}", _NO_DRIVER)
 
     def _meaning(self, code: int) -> str:
         text = ctypes.c_char_p()
@@ -246,6 +261,9 @@ class Cuda:
 _NO_DRIVER: Final = (
     "Check the NVIDIA driver and container toolkit of the node, and hardwareProfiles.<profile>.runtimeClassName in the "
     "operator's chart."
+)
+_MORE_ROOM: Final = (
+    "Write a smaller build.maxBatchSize or a shorter build.maxSequenceLength, or use a GPU with more free memory."
 )
 
 
@@ -318,7 +336,7 @@ def _strongly_typed(trt: Any, builder: Any) -> Any:  # noqa: ANN401 - as above
     # Since 11 there is no other kind, and the flag may say nothing any more.
     if _major(trt) < ALWAYS_STRONGLY_TYPED and not network.get_flag(flag):
         message = f"TensorRT {trt.__version__} made a network that isn't strongly typed."
-        raise RefusalError("InternalError", message, "Please report this with the pod's log.", INTERNAL)
+        raise RefusalError("InternalError", message, _REPORT_IT, INTERNAL)
     return network
 
 
@@ -440,7 +458,7 @@ class Engine:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             message = f"The engine loads, but has no room to run: {self._logger.told()}"
-            raise RefusalError("GpuOutOfMemory", message, "Use a GPU with more memory or a smaller build.maxBatchSize.")
+            raise RefusalError("GpuOutOfMemory", message, _MORE_ROOM)
         engine = self._engine
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
         self._inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
@@ -502,7 +520,9 @@ class Engine:
             }
         finally:
             for address in held:
-                cuda.free(address)
+                # After an error of the device every call fails; the first one says why.
+                with contextlib.suppress(RefusalError):
+                    cuda.free(address)
 
     def _failed(self, what: str) -> RefusalError:
         return RefusalError("EngineFails", f"The engine was built, but {what}: {self._logger.told()}", code=INTERNAL)
@@ -547,5 +567,22 @@ def _kept(work: Path, number: int, answered: "dict[str, tuple[list[int], str, by
     return kept
 
 
+def _stop_at_sigterm() -> None:
+    """Exit at once when the pod is stopped: as PID 1 a process that doesn't ask for SIGTERM never gets it.
+
+    A thread waits for it: a handler would only run between two lines of Python, and TensorRT compiles for minutes in
+    one. Nothing is lost by exiting: the next try starts anew.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_at_sigterm, daemon=True).start()
+
+
+def _exit_at_sigterm() -> None:
+    signal.sigwait({signal.SIGTERM})
+    stopped = RefusalError("BuildStopped", "The compilation was stopped (SIGTERM).", "It is tried again.", PASSING)
+    os._exit(_refuse(stopped))
+
+
 if __name__ == "__main__":
+    _stop_at_sigterm()
     sys.exit(main(sys.argv[1:]))

@@ -40,6 +40,8 @@ class Facts:
     """What turns logits into scores: `softmax`, `sigmoid` or `none`."""
     lengths: tuple[int, ...]
     """Run once each before the model turns ready."""
+    truncation_side: str
+    """From which end longer texts are cut: `right` or `left`."""
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> "Facts":
@@ -70,7 +72,7 @@ class ServedBert:
         self._model = torch.jit.load(str(folder / MODEL_FILE), map_location="cpu").eval()
         labels = json.loads((folder / LABELS_FILE).read_bytes()) if (folder / LABELS_FILE).is_file() else {}
         self._labels = [str(labels[index]) for index in sorted(labels, key=int)]
-        self._tokenizer = _tokenizer(folder / TOKENIZER_FILE, facts.max_length)
+        self._tokenizer = _tokenizer(folder / TOKENIZER_FILE, facts.max_length, facts.truncation_side)
 
     def warm(self) -> None:
         """Run every length once, alone and in a full batch, so that the first request is as fast as the others."""
@@ -202,12 +204,12 @@ class ServedBert:
 _HOW: Final = 'write {"text": "..."} or {"input_ids": [[...]], "attention_mask": [[...]], "token_type_ids": [[...]]}'
 
 
-def _tokenizer(path: Path, longest: int) -> Any | None:  # noqa: ANN401 - tokenizers has no stubs
+def _tokenizer(path: Path, longest: int, side: str) -> Any | None:  # noqa: ANN401 - tokenizers has no stubs
     if not path.is_file():
         return None
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(longest)
+    tokenizer.enable_truncation(longest, direction=side)
     return tokenizer
 
 
