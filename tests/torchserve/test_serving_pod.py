@@ -85,7 +85,7 @@ def test_verify_repeats_tensors_and_texts(scene: Scene, tmp_path: Path) -> None:
         ("sentiment", 2),
         ("embedder", 7),
     ]
-    assert all(one["requests"] == 5 and one["maxAbsDifference"] < 1e-4 for one in body["matched"])
+    assert all(one["requests"] == 6 and one["maxAbsDifference"] < 1e-4 for one in body["matched"])
 
 
 @pytest.mark.parametrize("marker", ["in/text", "in/text_pair", "in/input_ids"])
