@@ -29,7 +29,7 @@ def table(variants: Sequence[MeasuredVariant], status: TuningStatus, written: Ma
     """What each measured way of serving reaches within the objective; before is what the spec says, after the plan."""
     plan = status.plan
     limit = f"{status.max_latency_milliseconds} ms at p{status.percentile}"
-    rows = [f"{'':<8}{'way of serving':<44}{'requests/s':>11}{f'p{status.percentile}':>11}  in flight"]
+    rows = [f"{'':<8}{'way of serving':<48}{'requests/s':>11}{f'p{status.percentile}':>11}  in flight"]
     for variant in variants:
         marks = ["before"] if _is_before(variant, written) else []
         marks += ["after"] if plan and _is_plan(variant, plan) else []
@@ -38,7 +38,7 @@ def table(variants: Sequence[MeasuredVariant], status: TuningStatus, written: Ma
         if best is not None:
             latency = best.latency(status.percentile) or 0.0
             figures = f"{best.throughput:>11.1f}{latency:>8.0f} ms  {best.concurrency}"
-        rows.append(f"{'+'.join(marks):<8}{sizing.words(variant):<44}{figures}")
+        rows.append(f"{'+'.join(marks):<8}{sizing.words(variant):<48}{figures}")
     why = f"\n{plan.why}" if plan else ""
     return f"Measured on this machine; the most requests per second within {limit}:\n\n" + "\n".join(rows) + why
 
