@@ -7,7 +7,6 @@ shared with whoever asks the same. What a Job reported is recorded before the Jo
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from bert_operator import checks, job_state, pod_state
@@ -395,13 +394,12 @@ def _after_failure(
     """A failed Job stays as evidence; passing faults are tried again, ever more slowly, then not at all."""
     problem = _failure(case, live, failed)
     facts = replace(facts, problem=problem, step=problem.container)
-    attempt = job_state.attempt(live)
-    if not problem.passing or attempt > len(job_state.RETRY_DELAYS):
+    seconds = job_state.seconds_to_retry(live, failed, case.now) if problem.passing else None
+    if seconds is None:
         return Build(facts=facts)
-    due = datetime.fromisoformat(failed["lastTransitionTime"]) + job_state.RETRY_DELAYS[attempt - 1]
-    if case.now >= due:
-        return _ask(case, wish, attempt=attempt + 1)
-    return Build(facts=replace(facts, retry_seconds=(due - case.now).total_seconds()))
+    if seconds <= 0:
+        return _ask(case, wish, attempt=job_state.attempt(live) + 1)
+    return Build(facts=replace(facts, retry_seconds=seconds))
 
 
 def _failure(case: Case, live: Manifest, failed: Mapping[str, Any]) -> Problem:

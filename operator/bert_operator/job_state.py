@@ -1,7 +1,7 @@
 """What a Job of ours tells about itself: its request, its end, its newest pod. Pure; `builds` and `tuning` call it."""
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from bert_operator.api import names
@@ -40,6 +40,21 @@ def ended(live: Manifest, how: str) -> Mapping[str, Any] | None:
             found: Mapping[str, Any] = condition
             return found
     return None
+
+
+def seconds_to_retry(live: Manifest, failed: Mapping[str, Any], now: datetime) -> float | None:
+    """When a Job that a passing fault ended is tried again, from now; not above 0 is due, None is never.
+
+    Args:
+        live: the Job.
+        failed: its condition Failed.
+        now: timezone-aware time.
+    """
+    tried = attempt(live)
+    if tried > len(RETRY_DELAYS):
+        return None
+    due = datetime.fromisoformat(failed["lastTransitionTime"]) + RETRY_DELAYS[tried - 1]
+    return (due - now).total_seconds()
 
 
 def newest_pod(live: Manifest, pods: Iterable[Manifest]) -> Manifest | None:

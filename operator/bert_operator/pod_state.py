@@ -51,12 +51,16 @@ def stage(pod: Manifest) -> str:
 
 def report(pod: Manifest) -> BuildReport | None:
     """The report of a finished build pod's main container, or None if it left none that can be read."""
-    main: Mapping[str, Any] = next(iter(pod.get("status", {}).get("containerStatuses") or ()), {})
-    terminated = (main.get("state") or {}).get("terminated") or {}
     try:
-        return BuildReport.model_validate_json(terminated.get("message") or "")
+        return BuildReport.model_validate_json(last_words(pod))
     except ValidationError:
         return None
+
+
+def last_words(pod: Manifest) -> str:
+    """Termination message of a pod's main container; empty while it has none."""
+    main: Mapping[str, Any] = next(iter(pod.get("status", {}).get("containerStatuses") or ()), {})
+    return str(((main.get("state") or {}).get("terminated") or {}).get("message") or "")
 
 
 def problem(pod: Manifest) -> Problem | None:

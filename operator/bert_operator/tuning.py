@@ -7,7 +7,6 @@ here can stop a server: without a plan the spec's own values are served, and a p
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -53,18 +52,14 @@ class Tuned:
 class _Target:
     """What is measured: the default version of the one model."""
 
-    model: api.BertModel
     facts: checks.VersionFacts
     artifact: BertArtifactSpec
     container: ServerContainer
     """Serves the largest variant."""
     image: str
-    request: ProfileRequest
-
-    @property
-    def key(self) -> str:
-        """What the measurement depends on."""
-        return self.request.key
+    lengths: list[int]
+    key: str
+    """What the measurement depends on."""
 
 
 def unsupported(case: Case) -> list[str]:
@@ -186,16 +181,14 @@ def _target(case: Case, versions: Sequence[checks.VersionFacts]) -> _Target | No
     shapes = variants(case.spec, found.artifact)
     largest = max(shapes, key=lambda shape: (shape.instances, shape.max_batch_size))
     container = _container(case, found, found.artifact, largest)
-    # Of the environment only a bound on threads depends on the variant; each config.pbtxt says its own number.
-    container = replace(container, env=_container(case, found, found.artifact, shapes[0]).env)
-    image = _image(case, container)
+    image, lengths = _image(case, container), _lengths(case.spec, found.artifact)
     return _Target(
-        model=model,
         facts=found,
         artifact=found.artifact,
         container=container,
         image=image,
-        request=_request(case, found, found.artifact, image),
+        lengths=lengths,
+        key=_key(case, found, image, lengths),
     )
 
 
@@ -271,20 +264,21 @@ def _image(case: Case, container: ServerContainer) -> str:
     return next((str(one["image"]) for one in running if one["name"] == "server"), container.image)
 
 
-def _request(case: Case, found: checks.VersionFacts, built: BertArtifactSpec, image: str) -> ProfileRequest:
+def _request(case: Case, target: _Target) -> ProfileRequest:
+    """What a Job is told. Every variant's configuration is rendered for it, so only who asks for a Job calls this."""
+    found, built = target.facts, target.artifact
     asked = [_asked(case, found, built, shape) for shape in variants(case.spec, built)]
     search, model = case.spec.tuning.search, case.spec.models[0]
     concurrency = _spread(search.max_concurrency, base=_STEP, count=api_measurement.MAX_POINTS_OF_VARIANT)
-    lengths = _lengths(case.spec, built)
     return ProfileRequest(
-        key=_key(case, found, image, lengths),
+        key=target.key,
         model=model.name,
         version=found.version,
         artifact=found.artifact_name,
         manifest_sha256=built.report.manifest_sha256,
         variants=asked,
         concurrency=concurrency,
-        lengths=lengths,
+        lengths=target.lengths,
         percentile=model.objective.percentile,
         budget_seconds=search.budget_minutes * 60,
         model_file=names.ENGINE_FILE if built.report.format == api.Format.TENSORRT else names.ONNX_FILE,
@@ -386,13 +380,15 @@ def _over(live: Manifest) -> bool:
 
 
 def _ask(case: Case, target: _Target, tuned: Tuned, *, attempt: int) -> Tuned:
+    # Of the environment only a bound on threads depends on the variant; each config.pbtxt says its own number.
+    smallest = _container(case, target.facts, target.artifact, variants(case.spec, target.artifact)[0])
     manifest = profile_job.manifest(
         profile_job.ProfileJob(
             identity=case.identity,
             spec=case.spec,
-            request=target.request,
+            request=_request(case, target),
             attempt=attempt,
-            container=target.container,
+            container=replace(target.container, env=smallest.env),
             image=target.image,
             artifact_path=target.artifact.path,
             claim_name=case.store_claim_name,
@@ -448,10 +444,8 @@ def _record(case: Case, target: _Target, tuned: Tuned, live: Manifest, ended: Ma
 
 
 def _report(pod: Manifest) -> ProfileReport | None:
-    main: Mapping[str, Any] = next(iter(pod.get("status", {}).get("containerStatuses") or ()), {})
-    terminated = (main.get("state") or {}).get("terminated") or {}
     try:
-        return ProfileReport.model_validate_json(terminated.get("message") or "")
+        return ProfileReport.model_validate_json(pod_state.last_words(pod))
     except ValidationError:
         return None
 
@@ -462,7 +456,7 @@ def _measurement(case: Case, target: _Target, report: ProfileReport, at: str) ->
         measured_at=at,
         image=target.image,
         profile=case.spec.hardware.profile,
-        lengths=target.request.lengths,
+        lengths=target.lengths,
         seconds=report.seconds,
         skipped=report.skipped,
         analyzer=report.analyzer,
@@ -473,14 +467,12 @@ def _measurement(case: Case, target: _Target, report: ProfileReport, at: str) ->
 def _after_failure(case: Case, target: _Target, tuned: Tuned, live: Manifest, failed: Mapping[str, Any]) -> Tuned:
     """A failed Job stays as evidence; passing faults are tried again, ever more slowly, then not at all."""
     problem = _failure(case, live, failed)
-    attempt = job_state.attempt(live)
-    if not problem.passing or attempt > len(job_state.RETRY_DELAYS):
+    seconds = job_state.seconds_to_retry(live, failed, case.now) if problem.passing else None
+    if seconds is None:
         told = f"{problem.message.rstrip('.')}; to measure again, delete the Job {live['metadata']['name']}"
         return replace(tuned, facts=_with_job(tuned, live, problem=replace(problem, message=told)))
-    due = datetime.fromisoformat(failed["lastTransitionTime"]) + job_state.RETRY_DELAYS[attempt - 1]
-    if case.now >= due:
-        return _ask(case, target, tuned, attempt=attempt + 1)
-    seconds = (due - case.now).total_seconds()
+    if seconds <= 0:
+        return _ask(case, target, tuned, attempt=job_state.attempt(live) + 1)
     return replace(tuned, facts=_with_job(tuned, live, problem=problem, retry_seconds=seconds))
 
 
