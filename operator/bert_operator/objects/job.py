@@ -9,8 +9,8 @@ from typing import Any
 
 from bert_operator.api import names, steps
 from bert_operator.api import spec as api
-from bert_operator.api.report import BuildRequest, ExitCode
-from bert_operator.objects import identity, pod
+from bert_operator.api.report import BuildRequest
+from bert_operator.objects import identity, pod, shared_job
 from bert_operator.settings import HardwareProfile, Settings
 
 
@@ -49,52 +49,22 @@ def image(build: api.Build, step: str, spec: api.BertDeploymentSpec, settings: S
 
 def manifest(job: BuildJob) -> dict[str, Any]:
     """Job that builds one artifact and reports by termination message."""
-    labels = job.identity.labels("build") | {
-        names.REQUEST_LABEL: job.request.request_key,
-        names.ATTEMPT_LABEL: str(job.attempt),
-    }
-    del labels[names.OWNER_LABEL]  # a Job is shared: its owners are in ownerReferences
+    key = job.request.request_key
+    labels = shared_job.labels(job.identity, "build", key, job.attempt)
+    template = shared_job.template_metadata(job.spec.builds.pod_template, labels, job.one_node_claims)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": name(job.request.request_key, job.attempt),
-            "namespace": job.identity.namespace,
-            "labels": labels,
-            "annotations": {
-                f"{names.GROUP}/requested-by": job.identity.name,
-                f"{names.GROUP}/model": job.request.model,
-            },
-            "ownerReferences": [job.identity.owner_reference(controller=False)],
-        },
+        "metadata": shared_job.metadata(job.identity, name(key, job.attempt), labels, job.request.model),
         "spec": {
             # Retries are the operator's: it tells passing faults from mistakes and keeps the evidence.
             "backoffLimit": 0,
             **({} if job.request.onnx else {"activeDeadlineSeconds": job.spec.builds.active_deadline_seconds}),
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": _failure_rules()},
-            "template": {"metadata": _template_metadata(job, labels), "spec": _pod_spec(job)},
+            "podFailurePolicy": shared_job.failure_policy(),
+            "template": {"metadata": template, "spec": _pod_spec(job)},
         },
     }
-
-
-def _failure_rules() -> list[dict[str, Any]]:
-    """A drained or preempted pod is tried again; every exit of ours ends the Job, and its code says what comes next."""
-    ours = sorted(code.value for code in ExitCode if code is not ExitCode.OK)
-    return [
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": ours}},
-    ]
-
-
-def _template_metadata(job: BuildJob, labels: dict[str, str]) -> dict[str, Any]:
-    template = job.spec.builds.pod_template
-    metadata: dict[str, Any] = {
-        "labels": dict(template.labels) | labels | identity.claim_labels(*job.one_node_claims),
-    }
-    if template.annotations:
-        metadata["annotations"] = dict(template.annotations)
-    return metadata
 
 
 def _pod_spec(job: BuildJob) -> dict[str, Any]:

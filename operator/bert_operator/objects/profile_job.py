@@ -11,8 +11,7 @@ from typing import Any, Final
 from bert_operator.api import names
 from bert_operator.api import spec as api
 from bert_operator.api.measurement import ProfileRequest
-from bert_operator.api.report import ExitCode
-from bert_operator.objects import identity, pod
+from bert_operator.objects import identity, pod, shared_job
 from bert_operator.servers.base import ServerContainer
 from bert_operator.settings import Settings
 
@@ -56,47 +55,19 @@ def name(key: str, attempt: int) -> str:
 
 def manifest(job: ProfileJob) -> dict[str, Any]:
     """Job that measures one artifact in each of a few ways and reports by termination message."""
-    labels = job.identity.labels(COMPONENT) | {
-        names.REQUEST_LABEL: job.request.key,
-        names.ATTEMPT_LABEL: str(job.attempt),
-    }
-    del labels[names.OWNER_LABEL]  # a Job is shared: its owners are in ownerReferences
-    ours = sorted(code.value for code in ExitCode if code is not ExitCode.OK)
+    labels = shared_job.labels(job.identity, COMPONENT, job.request.key, job.attempt)
+    template = shared_job.template_metadata(job.spec.builds.pod_template, labels, job.one_node_claims)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": name(job.request.key, job.attempt),
-            "namespace": job.identity.namespace,
-            "labels": labels,
-            "annotations": {
-                f"{names.GROUP}/requested-by": job.identity.name,
-                f"{names.GROUP}/model": job.request.model,
-            },
-            "ownerReferences": [job.identity.owner_reference(controller=False)],
-        },
+        "metadata": shared_job.metadata(job.identity, name(job.request.key, job.attempt), labels, job.request.model),
         "spec": {
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {
-                "rules": [
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    {"action": "FailJob", "onExitCodes": {"operator": "In", "values": ours}},
-                ]
-            },
-            "template": {"metadata": _template_metadata(job, labels), "spec": _pod_spec(job)},
+            "podFailurePolicy": shared_job.failure_policy(),
+            "template": {"metadata": template, "spec": _pod_spec(job)},
         },
     }
-
-
-def _template_metadata(job: ProfileJob, labels: dict[str, str]) -> dict[str, Any]:
-    template = job.spec.builds.pod_template
-    metadata: dict[str, Any] = {
-        "labels": dict(template.labels) | labels | identity.claim_labels(*job.one_node_claims),
-    }
-    if template.annotations:
-        metadata["annotations"] = dict(template.annotations)
-    return metadata
 
 
 def _pod_spec(job: ProfileJob) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from math import ceil
 from typing import Any, Final
 
 from bert_operator.api import names, spec
-from bert_operator.servers import tfserving_config, tfserving_sizing
+from bert_operator.servers import releases, tfserving_config, tfserving_sizing
 from bert_operator.servers.base import ConfigFile, Mount, Ports, ServedVersion, ServerContainer, Volume
-from bert_operator.settings import HardwareProfile, Release, Settings
+from bert_operator.settings import HardwareProfile, Settings
 
 GRPC_PORT: Final = 8500
 REST_PORT: Final = 8501
@@ -41,6 +41,10 @@ _PROBE: Final = (
 )
 """A version's metadata is answered only while it can be asked, its status (200 in every state) tells a probe nothing.
 One after the other in bash: an httpGet probe asks one path, and the image has no curl."""
+_MISSING: Final = (
+    "spec.server.type is 'tfserving', and this installation has no TF Serving: set tfserving.releases in the "
+    "operator's chart"
+)
 
 
 class TfServing:
@@ -56,8 +60,8 @@ class TfServing:
     def unsupported(self, wish: spec.BertDeploymentSpec, settings: Settings) -> list[str]:
         """What can't be served as written: field, what was found, what to write instead."""
         return [
-            *_release_faults(wish, settings),
-            *_profile_faults(wish, settings),
+            *releases.faults(wish, settings.tfserving, _MISSING),
+            *releases.gpu_faults(wish, settings, "TF Serving"),
             *(fault for index, model in enumerate(wish.models) for fault in _model_faults(index, model)),
             *_disagreements(wish),
         ]
@@ -73,7 +77,7 @@ class TfServing:
         return ServerContainer(
             mounts=tuple(mount(one) for one in served),
             files=files,
-            image=wish.server.image or _release(wish, settings).image,
+            image=wish.server.image or releases.chosen(wish, settings.tfserving).image,
             command=(_PROGRAM,),
             args=(*_flags(wish, files), *wish.server.extra_args),
             env=_env(wish),
@@ -165,36 +169,6 @@ def _servable(served: Sequence[ServedVersion]) -> dict[str, Any]:
     """Succeeds once every version of every model can be asked."""
     paths = [f"/v1/models/{one.model.name}/versions/{one.version}/metadata" for one in served]
     return {"exec": {"command": ["bash", "-c", _PROBE, str(REST_PORT), *paths]}, "timeoutSeconds": 5}
-
-
-def _release(wish: spec.BertDeploymentSpec, settings: Settings) -> Release:
-    if settings.tfserving is None:
-        raise LookupError("this installation has no TF Serving: `unsupported` says so")
-    return settings.tfserving.releases[wish.server.release or settings.tfserving.default_release]
-
-
-def _release_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterator[str]:
-    known = settings.tfserving
-    if known is None:
-        yield (
-            "spec.server.type is 'tfserving', and this installation has no TF Serving: set tfserving.releases in the "
-            "operator's chart"
-        )
-    elif wish.server.release is not None and wish.server.release not in known.releases:
-        yield (
-            f"spec.server.release is {wish.server.release!r}, which the operator's settings don't have: write one of "
-            f"{', '.join(sorted(known.releases))}"
-        )
-
-
-def _profile_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterator[str]:
-    profile = settings.hardware_profiles.get(wish.hardware.profile)  # an unknown one is told elsewhere
-    if profile and profile.resource_name:
-        others = sorted(name for name, one in settings.hardware_profiles.items() if not one.resource_name)
-        yield (
-            f"spec.hardware.profile is {wish.hardware.profile!r}, which has {profile.resource_name}, and TF Serving "
-            f"runs on CPUs in this release: write one of {', '.join(others) or 'the profiles without a resourceName'}"
-        )
 
 
 def _model_faults(index: int, model: spec.BertModel) -> Iterator[str]:

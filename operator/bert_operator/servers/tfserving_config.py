@@ -8,13 +8,13 @@ tests/tfserving compares them with the real ones.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_encoding, text_format, wrappers_pb2
 from google.protobuf.message import Message
 from jinja2.sandbox import SandboxedEnvironment
+
+from bert_operator.servers import templating
 
 _PACKAGE: Final = "tensorflow.serving"
 _SPECIFIC: Final = "FileSystemStoragePathSourceConfig.ServableVersionPolicy.Specific"
@@ -105,35 +105,12 @@ def _checked(template: str, values: Mapping[str, Any], message: str, wanted: Map
     return text
 
 
-class _Quoted(str):
-    """Text that has been quoted for protobuf's text format."""
-
-    __slots__ = ()
+def _quote(text: str) -> str:
+    return f'"{text_encoding.CEscape(text.encode(), as_utf8=False)}"'
 
 
-def _quote(text: str) -> _Quoted:
-    return _Quoted(f'"{text_encoding.CEscape(text.encode(), as_utf8=False)}"')
-
-
-def _finished(value: object) -> object:
-    """Only numbers and quoted text reach a file: a template that forgets the filter fails in every test."""
-    if isinstance(value, _Quoted) or type(value) is int:
-        return value
-    raise TypeError(f"a template prints {value!r} without the filter `text`")
-
-
-@cache
 def _templates() -> SandboxedEnvironment:
-    environment = SandboxedEnvironment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        finalize=_finished,
-        autoescape=False,  # not HTML: `text` escapes, and `finalize` sees to it that it is used
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["text"] = _quote
-    return environment
+    return templating.environment("text", _quote, numbers=True)
 
 
 @dataclass(frozen=True, slots=True)

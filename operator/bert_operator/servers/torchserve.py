@@ -12,9 +12,9 @@ from math import ceil
 from typing import Final
 
 from bert_operator.api import names, spec
-from bert_operator.servers import quantities, sizing, torchserve_config, torchserve_sizing
+from bert_operator.servers import quantities, releases, sizing, torchserve_config, torchserve_sizing
 from bert_operator.servers.base import ConfigFile, Mount, Ports, ServedVersion, ServerContainer, Volume
-from bert_operator.settings import HardwareProfile, Release, Settings
+from bert_operator.settings import HardwareProfile, Settings
 
 HTTP_PORT: Final = 8080
 METRICS_PORT: Final = 8082
@@ -31,6 +31,10 @@ _PROGRAMS: Final = "/opt/bert-operator"
 _CONFIG: Final = "/etc/torchserve/config.properties"
 _UNPACKED: Final = "/tmp/store"  # noqa: S108 - an emptyDir
 _OWN_ENV: Final = r"TS_.*|_?JAVA.*|JDK_.*|LOG_LOCATION|METRICS_LOCATION|SM_TELEMETRY_LOG|ENABLE_TORCH_PROFILER"
+_MISSING: Final = (
+    "spec.server.type is 'torchserve', and this installation has no TorchServe: build build_jobs/torchserve.Dockerfile "
+    "and name the image in the operator's chart (torchserve.releases)"
+)
 
 
 class TorchServe:
@@ -46,8 +50,8 @@ class TorchServe:
     def unsupported(self, wish: spec.BertDeploymentSpec, settings: Settings) -> list[str]:
         """What can't be served as written: field, what was found, what to write instead."""
         return [
-            *_release_faults(wish, settings),
-            *_profile_faults(wish, settings),
+            *releases.faults(wish, settings.torchserve, _MISSING),
+            *releases.gpu_faults(wish, settings, "TorchServe"),
             *_env_faults(wish),
             *(fault for index, model in enumerate(wish.models) for fault in _model_faults(index, model)),
         ]
@@ -63,7 +67,7 @@ class TorchServe:
         return ServerContainer(
             mounts=tuple(mount(one) for one in served),
             files={_CONFIG: ConfigFile(key="config.properties", text=_config(served, wish, startup))},
-            image=wish.server.image or _release(wish, settings).image,
+            image=wish.server.image or releases.chosen(wish, settings.torchserve).image,
             command=("python", f"{_PROGRAMS}/launch.py"),
             args=_arguments(served),
             env=_env(served, wish),
@@ -153,36 +157,6 @@ def _env(served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec) -> Mapp
         "TOKENIZERS_PARALLELISM": "false",
     }
     return {variable.name: variable.value for variable in wish.server.env} | ours
-
-
-def _release(wish: spec.BertDeploymentSpec, settings: Settings) -> Release:
-    if settings.torchserve is None:
-        raise LookupError("this installation has no TorchServe: `unsupported` says so")
-    return settings.torchserve.releases[wish.server.release or settings.torchserve.default_release]
-
-
-def _release_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterator[str]:
-    known = settings.torchserve
-    if known is None:
-        yield (
-            "spec.server.type is 'torchserve', and this installation has no TorchServe: build "
-            "build_jobs/torchserve.Dockerfile and name the image in the operator's chart (torchserve.releases)"
-        )
-    elif wish.server.release is not None and wish.server.release not in known.releases:
-        yield (
-            f"spec.server.release is {wish.server.release!r}, which the operator's settings don't have: write one of "
-            f"{', '.join(sorted(known.releases))}"
-        )
-
-
-def _profile_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterator[str]:
-    profile = settings.hardware_profiles.get(wish.hardware.profile)  # an unknown one is told elsewhere
-    if profile and profile.resource_name:
-        others = sorted(name for name, one in settings.hardware_profiles.items() if not one.resource_name)
-        yield (
-            f"spec.hardware.profile is {wish.hardware.profile!r}, which has {profile.resource_name}: TorchServe runs "
-            f"on CPUs in this release, write one of {', '.join(others) or 'the profiles without a resourceName'}"
-        )
 
 
 def _env_faults(wish: spec.BertDeploymentSpec) -> Iterator[str]:

@@ -8,12 +8,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import Path
 from typing import Final
 
-import jinja2
 from jinja2.sandbox import SandboxedEnvironment
+
+from bert_operator.servers import templating
 
 _TEMPLATE: Final = "config.properties.j2"
 _ESCAPES: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\f": "\\f"}
@@ -133,27 +132,5 @@ def _says(found: Mapping[str, str], server: Server) -> bool:
     )
 
 
-class _Escaped(str):
-    """Text that has passed the filter."""
-
-    __slots__ = ()
-
-
-def _finished(value: object) -> object:
-    """Only escaped text reaches the file: a template that forgets the filter fails in every test."""
-    if isinstance(value, _Escaped):
-        return value
-    raise TypeError(f"the template prints {value!r} without the filter `property`")
-
-
-@cache
 def _templates() -> SandboxedEnvironment:
-    environment = SandboxedEnvironment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        finalize=_finished,
-        autoescape=False,  # not HTML: `property` escapes, and `finalize` sees to it that it is used
-        keep_trailing_newline=True,
-    )
-    environment.filters["property"] = lambda value: _Escaped(escaped(value))
-    return environment
+    return templating.environment("property", escaped)
