@@ -140,7 +140,8 @@ def _columns(found: Servable, given: Any) -> Arrays:
                 "tensorinfo_map",
             )
         given = {next(iter(known)): given}
-    for name in known:
+    # Sorted: the map of a SavedModel's signature has no order of its own, and the message names one input.
+    for name in sorted(known):
         if name not in given:
             raise ServingError(Code.INVALID_ARGUMENT, f"Missing named input: {name} in 'inputs' object.")
     return {name: _array(given[name], known[name].dtype) for name in known}
