@@ -3,7 +3,7 @@
 from typing import Any
 
 from support.installation import change_file
-from support.kube import Kube, condition, wait_for
+from support.kube import Kube, condition
 
 OURS = "app.kubernetes.io/managed-by=bert-operator"
 
@@ -33,17 +33,8 @@ def with_source(name: str, source: dict[str, Any], *, claim: str, **build: Any) 
 
 def verdict(kube: Kube, name: str, kind: str, status: str, *, seconds: float) -> dict[str, Any]:
     """A condition once it has this status for the present spec."""
-
-    def look() -> dict[str, Any] | None:
-        found = condition(kube.get("bertdeployment", name), kind)
-        return found if found.get("status") == status else None
-
-    return wait_for(
-        f"{name}: {kind}={status}",
-        look,
-        seconds=seconds,
-        seen=lambda: (kube.get("bertdeployment", name) or {}).get("status"),
-    )
+    kube.wait_condition("bertdeployment", name, kind, status, seconds=seconds)
+    return condition(kube.get("bertdeployment", name), kind)
 
 
 def serving_pods(kube: Kube, name: str) -> list[dict[str, Any]]:

@@ -4,23 +4,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from demo.provider import address_towards
-from e2e.cluster import CLUSTER, localcluster
-from support import hub_server
-from support.installation import (
-    ROOT,
-    Images,
-    built_images,
-    install_operator,
-    put_model,
-    restricted_namespace,
-)
+from e2e.ground import Ground
+from support.installation import ROOT, Images, put_model, restricted_namespace
 from support.kube import Kube
 
 
@@ -41,36 +31,23 @@ def model() -> Path:
 
 
 @pytest.fixture(scope="session")
-def images() -> Images:
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    """What all processes of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    # A worker of pytest-xdist has a folder of its own inside the run's.
+    return Ground(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
+
+
+@pytest.fixture(scope="session")
+def images(ground: Ground) -> Images:
     """Images built from this tree, loaded on the node."""
-    references, archives = built_images("tensorflow", "tfserving-standin", "torchserve", "analyzer")
-    localcluster("up", "--name", CLUSTER)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda archive: localcluster("load-image", str(archive), "--name", CLUSTER), archives))
-    return references
+    return ground.images()
 
 
 @pytest.fixture(scope="session")
-def node(images: Images) -> Kube:
-    """The cluster with the images on its node."""
-    assert images
-    kubeconfig = Path(localcluster("kubeconfig", "--name", CLUSTER))
-    return Kube(kubeconfig=kubeconfig, tools=Path(localcluster("build-binaries").splitlines()[-1]))
-
-
-@pytest.fixture(scope="session")
-def hub(node: Kube, model: Path) -> Iterator[hub_server.Hub]:
-    """A stand-in for the Hugging Face Hub that pods reach; it has the real model as team/bert."""
-    with hub_server.running(address_towards(node)) as hub:
-        hub.files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
-        yield hub
-
-
-@pytest.fixture(scope="session")
-def cluster(node: Kube, images: Images, hub: hub_server.Hub) -> Kube:
-    """The cluster with the operator installed by Helm; its hub is the stand-in."""
-    install_operator(node, images, hub=hub.url)
-    return node
+def cluster(ground: Ground, model: Path) -> Kube:
+    """The cluster with the operator installed by Helm; its hub is a stand-in."""
+    return ground.operator(model)
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +58,10 @@ def kube(cluster: Kube, images: Images, model: Path, request: pytest.FixtureRequ
     restricted_namespace(here)
     put_model(here, images.operator, model)
     yield here
-    # How servers drain is tested elsewhere; waiting for it here would take half a minute of each module.
+    # How servers drain is tested elsewhere; nobody waits for it here.
     here.kubectl("delete", "bertd,deployments,jobs", "--all", "--wait=false")
     here.kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false")
-    here.run("kubectl", "delete", "namespace", name, "--wait=true", "--timeout=120s")
+    here.run("kubectl", "delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture(autouse=True)

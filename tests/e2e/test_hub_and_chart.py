@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from e2e import berts
+from e2e import berts, ground
 from support import hub_server
-from support.installation import RELEASE, SYSTEM_NAMESPACE, Images, install_operator, wait_ready
+from support.installation import RELEASE, SYSTEM_NAMESPACE, Images, wait_ready
 from support.kube import Kube, wait_for
 
 
@@ -15,7 +15,9 @@ from support.kube import Kube, wait_for
 def served(kube: Kube) -> dict[str, Any]:
     """MiniLM from a branch of the hub, Ready, on a claim that goes with it."""
     bert = berts.minilm(storage={"size": "1Gi", "retentionPolicy": "Delete"})
-    bert["spec"]["models"][0]["versions"][0]["source"] = {"huggingFace": {"repo": "team/bert", "revision": "main"}}
+    bert["spec"]["models"][0]["versions"][0]["source"] = {
+        "huggingFace": {"repo": ground.REPOSITORY, "revision": "main"}
+    }
     kube.apply(bert)
     return wait_ready(kube, "minilm", seconds=300)
 
@@ -25,14 +27,12 @@ def test_a_branch_is_resolved_to_its_commit(served: dict[str, Any]) -> None:
     assert version["revision"] == hub_server.COMMIT
 
 
-def test_an_upgrade_restarts_no_serving_pod(
-    kube: Kube, served: dict[str, Any], images: Images, hub: hub_server.Hub
-) -> None:
+def test_an_upgrade_restarts_no_serving_pod(kube: Kube, served: dict[str, Any], images: Images) -> None:
     assert served
     before = [pod["metadata"]["uid"] for pod in berts.serving_pods(kube, "minilm")]
     system = replace(kube, namespace=SYSTEM_NAMESPACE)
     old = [pod["metadata"]["uid"] for pod in system.list("pods")]
-    install_operator(kube, images, hub=hub.url, workers=4)
+    ground.install(kube, images, workers=4)
     wait_for(
         "a new operator", lambda: not set(old) & {pod["metadata"]["uid"] for pod in system.list("pods")}, seconds=90
     )
@@ -48,7 +48,7 @@ def test_scaling_by_kubectl_works(kube: Kube, served: dict[str, Any]) -> None:
     assert live["status"]["readyReplicas"] == 2
 
 
-def test_uninstalled_nothing_is_stuck(kube: Kube, served: dict[str, Any], images: Images, hub: hub_server.Hub) -> None:
+def test_uninstalled_nothing_is_stuck(kube: Kube, served: dict[str, Any], images: Images) -> None:
     assert served
     kube.helm("uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait")
     try:
@@ -59,4 +59,4 @@ def test_uninstalled_nothing_is_stuck(kube: Kube, served: dict[str, Any], images
 
         wait_for("every child gone, the claim too", lambda: not left().strip(), seconds=120, seen=left)
     finally:
-        install_operator(kube, images, hub=hub.url)
+        ground.install(kube, images)

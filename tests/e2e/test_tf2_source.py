@@ -58,7 +58,9 @@ def test_it_answers_like_the_tensorflow_model(kube: Kube, served: dict[str, Any]
     with kube.port_forward("service/sentiment-tf2", 8001) as address:
         answer = answers.endpoint("triton", address, sample.model, rows())["logits"]
     with loader_pod(kube, images.tensorflow, "models", "judge") as pod:
-        truth = answers.source_model(kube, pod, f"/data/{sample.folder}", sample.task, rows(), framework="tensorflow")
+        (truth,) = answers.source_model(
+            kube, pod, f"/data/{sample.folder}", sample.task, [rows()], framework="tensorflow"
+        )
     found = answers.match(answer, np.array(truth["logits"], dtype=np.float32), rows()["attention_mask"])
     print(f"max |Δ| {found.max_abs_difference:.1e}, cosine {found.cosine:.7f}")
     assert found.good

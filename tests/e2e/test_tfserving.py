@@ -24,6 +24,7 @@ from support.kube import Kube, wait_for
 SAMPLE = ROOT / "crds/samples/sentiment-tfserving.yaml"
 NAME = "sentiment-tfserving"
 MAX_DIFFERENCE = 1e-4
+FOLDERS = ("sentiment", "sentiment-2")
 SHAPE = {"vocab_size": 8000, "max_position_embeddings": 128}
 IDS = {
     "input_ids": np.array([[101, 7592, 2088, 102, 0], [101, 2003, 3000, 4000, 102]]),
@@ -49,7 +50,7 @@ print(json.dumps({n: tf.make_ndarray(t).tolist() for n, t in answer.outputs.item
 def served(kube: Kube, images: Images, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The sample, Ready; the claim has classifiers with two sets of weights."""
     folder = tmp_path_factory.mktemp("sources")
-    for name, seed in (("sentiment", 1), ("sentiment-2", 2)):
+    for seed, name in enumerate(FOLDERS, start=1):
         put_model(kube, images.operator, _classifier(folder / name, seed))
     kube.apply(SAMPLE)
     return wait_ready(kube, NAME, seconds=400)
@@ -64,10 +65,14 @@ def _classifier(folder: Path, seed: int) -> Path:
     return folder
 
 
-def _truth(kube: Kube, images: Images, folder: str) -> Any:
+@pytest.fixture(scope="module")
+def truths(kube: Kube, images: Images, served: dict[str, Any]) -> list[Any]:
+    """Logits [row, label] of both source models."""
+    assert served
+    task = "sequence-classification"
     with loader_pod(kube, images.pytorch, "models", "judge") as pod:
-        told = answers.source_model(kube, pod, f"/data/{folder}", "sequence-classification", IDS)
-    return np.array(told["logits"])
+        told = [answers.source_model(kube, pod, f"/data/{folder}", task, [IDS])[0] for folder in FOLDERS]
+    return [np.array(one["logits"]) for one in told]
 
 
 def _rest(kube: Kube, which: str) -> Any:
@@ -88,9 +93,11 @@ def _grpc(kube: Kube, images: Images, label: str) -> Any:
     return np.array(json.loads(text)["logits"])
 
 
-def test_rest_and_grpc_answer_like_the_source_model(kube: Kube, served: dict[str, Any], images: Images) -> None:
+def test_rest_and_grpc_answer_like_the_source_model(
+    kube: Kube, served: dict[str, Any], images: Images, truths: list[Any]
+) -> None:
     assert served["status"]["summary"]["models"] == "1/1"
-    truth = _truth(kube, images, "sentiment")
+    truth = truths[0]
 
     for which in ("", "/versions/1", "/labels/production"):
         np.testing.assert_allclose(_rest(kube, which), truth, atol=MAX_DIFFERENCE)
@@ -105,8 +112,7 @@ def test_metrics_are_where_the_status_says(kube: Kube, served: dict[str, Any]) -
     assert ':tensorflow:serving:request_count{model_name="sentiment",status="OK"}' in text
 
 
-def test_a_second_version_and_a_moved_label_fail_no_request(kube: Kube, served: dict[str, Any], images: Images) -> None:
-    assert served
+def test_a_second_version_and_a_moved_label_fail_no_request(kube: Kube, images: Images, truths: list[Any]) -> None:
     with steady_load(kube, images.operator, NAME, "sentiment/versions/1", server="tfserving") as load:
         kube.apply(_with_second_version())
         live = wait_ready(kube, NAME, seconds=400)
@@ -114,7 +120,7 @@ def test_a_second_version_and_a_moved_label_fail_no_request(kube: Kube, served: 
     assert [version["stage"] for version in live["status"]["models"][0]["versions"]] == ["Built", "Built"]
     assert load.sent > 50
     assert load.failed == []
-    first, second = (_truth(kube, images, folder) for folder in ("sentiment", "sentiment-2"))
+    first, second = truths
     assert np.max(np.abs(first - second)) > 100 * MAX_DIFFERENCE
     for which, truth in (
         ("", second),

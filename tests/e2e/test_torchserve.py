@@ -65,24 +65,26 @@ def tokens(sources: Path, text: str) -> dict[str, Any]:
     return {name: np.array([values]) for name, values in parts.items()}
 
 
-def truths(kube: Kube, images: Images, sources: Path, folder: str) -> list[Any]:
-    """Logits of the source model for each text."""
+@pytest.fixture(scope="module")
+def truths(kube: Kube, images: Images, served: dict[str, Any], sources: Path) -> dict[str, list[Any]]:
+    """Logits [1, label] of each source model for each text, by the model's folder."""
+    assert served
+    asked = [tokens(sources, text) for text in TEXTS]
+    task = "sequence-classification"
     with loader_pod(kube, images.pytorch, "models", "judge") as pod:
-        return [
-            np.array(
-                answers.source_model(kube, pod, f"/data/{folder}", "sequence-classification", tokens(sources, text))[
-                    "logits"
-                ]
-            )
-            for text in TEXTS
-        ]
+        return {
+            folder: [
+                np.array(told["logits"]) for told in answers.source_model(kube, pod, f"/data/{folder}", task, asked)
+            ]
+            for folder in ("sentiment", "sentiment-2")
+        }
 
 
 def test_texts_and_tensors_answer_like_the_source_model(
-    kube: Kube, served: dict[str, Any], images: Images, sources: Path
+    kube: Kube, served: dict[str, Any], truths: dict[str, list[Any]], sources: Path
 ) -> None:
     assert served["status"]["summary"]["models"] == "1/1"
-    for text, truth in zip(TEXTS, truths(kube, images, sources, "sentiment"), strict=True):
+    for text, truth in zip(TEXTS, truths["sentiment"], strict=True):
         status, worded = ask(kube, {"text": text})
         assert status == 200
         scores = np.exp(truth[0]) / np.exp(truth[0]).sum()
@@ -122,9 +124,8 @@ def test_grpc_answers(kube: Kube, served: dict[str, Any]) -> None:
 
 
 def test_a_second_version_comes_without_a_failed_request(
-    kube: Kube, served: dict[str, Any], images: Images, sources: Path
+    kube: Kube, images: Images, sources: Path, truths: dict[str, list[Any]]
 ) -> None:
-    assert served
     with steady_load(kube, images.operator, NAME, "sentiment/1", server="torchserve") as load:
         kube.apply(_with_second_version())
         live = wait_ready(kube, NAME, seconds=400)
@@ -135,8 +136,7 @@ def test_a_second_version_comes_without_a_failed_request(
     feed = {name: values.tolist() for name, values in tokens(sources, TEXTS[0]).items()}
     found = {path: ask(kube, feed, f"/predictions/sentiment{path}")[1]["logits"] for path in ("", "/1", "/2")}
     for path, folder in (("", "sentiment"), ("/1", "sentiment"), ("/2", "sentiment-2")):
-        truth = truths(kube, images, sources, folder)[0]
-        np.testing.assert_allclose(found[path], truth, atol=MAX_DIFFERENCE, err_msg=path)
+        np.testing.assert_allclose(found[path], truths[folder][0], atol=MAX_DIFFERENCE, err_msg=path)
 
 
 def _with_second_version() -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_each_version_answers_like_its_own_source(kube: Kube, images: Images, fi
             found[version] = answers.endpoint("triton", address, name, ids, version=version)["last_hidden_state"]
     with loader_pod(kube, images.pytorch, "models", "judge") as pod:
         for version, folder in ((1, sample.folder), (2, OTHER)):
-            truth = answers.source_model(kube, pod, f"/data/{folder}", sample.task, ids)["last_hidden_state"]
-            source = np.array(truth, dtype=np.float32)
+            (truth,) = answers.source_model(kube, pod, f"/data/{folder}", sample.task, [ids])
+            source = np.array(truth["last_hidden_state"], dtype=np.float32)
             assert answers.match(found[version], source, ids["attention_mask"]).good
     assert not answers.match(found[1], found[2], ids["attention_mask"]).good

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -113,11 +114,17 @@ def _paths() -> dict[str, str]:
 
 
 def _test() -> int:
+    steps = [*_ground(), *_tiers(), *_end_to_end()]
+    results, seconds = _run(steps, "test")
+    return _summary(results, seconds)
+
+
+def _tiers() -> list[Step]:
+    """Everything that fills the processor. The end-to-end tests mostly wait, and go first whenever they don't."""
     pytest = [str(venv_python()), "-m", "pytest"]
     inside = ("--", "python", "-m", "pytest", "-p", "no:cacheprovider")
-    kubeconfig = {"BERTOPS_E2E_MODEL": str(_model())}
-    steps = [
-        *_ground(),
+    triton = {"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")}
+    tiers = [
         Step(name="check", command=["make", "--no-print-directory", "check"], after=("venv",)),
         Step(name="unit", command=[*pytest, "tests/unit"], after=("venv",)),
         # The chart's golden files need helm.
@@ -146,22 +153,33 @@ def _test() -> int:
             name="triton",
             command=[*pytest, "-m", "e2e", "tests/triton"],
             after=("triton-server", "check", "build"),
-            env={"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")},
+            env=triton,
         ),
         Step(name="cluster", command=[*pytest, "tests/cluster"], after=("binaries", "unit", "golden")),
+    ]
+    return [*(replace(step, background=True) for step in tiers), _down("apitests", "cluster")]
+
+
+def _end_to_end() -> list[Step]:
+    pytest = [str(venv_python()), "-m", "pytest"]
+    model = {"BERTOPS_E2E_MODEL": str(_model())}
+    chart = "tests/e2e/test_hub_and_chart.py"
+    side_by_side = ("-n", "3", "--dist", "loadfile", "--deselect", chart)
+    return [
         Step(
             name="e2e",
-            command=[*pytest, "tests/e2e"],
-            after=("images", "model", "cluster", "triton", "tfserving", "torchserve"),
-            env=kubeconfig,
+            command=[*pytest, *side_by_side, "tests/e2e"],
+            after=("venv", "binaries", "images", "model"),
+            env=model,
         ),
-        *(
-            Step(name=f"down-{name}", command=_tool("localcluster", "down", "--name", name), after=after, always=True)
-            for name, after in (("apitests", ("cluster",)), ("e2e", ("e2e",)))
-        ),
+        # It upgrades and uninstalls the operator that the others need.
+        Step(name="e2e-chart", command=[*pytest, chart], after=("e2e",), env=model),
+        _down("e2e", "e2e-chart"),
     ]
-    results, seconds = _run(steps, "test")
-    return _summary(results, seconds)
+
+
+def _down(name: str, after: str) -> Step:
+    return Step(name=f"down-{name}", command=_tool("localcluster", "down", "--name", name), after=(after,), always=True)
 
 
 def _summary(results: Sequence[Result], seconds: float) -> int:

@@ -25,6 +25,8 @@ class Step:
     """Its output goes to the terminal (one at a time, please), not to a log."""
     always: bool = False
     """Runs even if an earlier step failed: cleaning up."""
+    background: bool = False
+    """Leaves the processor to other steps while they want it: for what nobody waits for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +85,13 @@ class Runner:
 
     async def _execute(self, step: Step, log: Path | None) -> int:
         env = {**os.environ, **step.env}
+        command = ["nice", *step.command] if step.background else step.command
         if log is None:
-            process = await asyncio.create_subprocess_exec(*step.command, env=env)
+            process = await asyncio.create_subprocess_exec(*command, env=env)
             return await process.wait()
         with log.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
-                *step.command, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=file, stderr=asyncio.subprocess.STDOUT
+                *command, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=file, stderr=asyncio.subprocess.STDOUT
             )
             return await process.wait()
 

@@ -96,7 +96,7 @@ def compare(kube: Kube, images: Images, sample: Sample, ids: Ids) -> Match:
         ((output, answer),) = endpoint(sample.server, address, sample.model, ids).items()
     judge = images.tensorflow if sample.framework == "tensorflow" else images.pytorch
     with loader_pod(kube, judge, "models", "judge") as pod:
-        truth = source_model(kube, pod, f"/data/{sample.folder}", sample.task, ids, framework=sample.framework)
+        (truth,) = source_model(kube, pod, f"/data/{sample.folder}", sample.task, [ids], framework=sample.framework)
     return match(answer, np.array(truth[output], dtype=np.float32), ids["attention_mask"])
 
 
@@ -125,17 +125,21 @@ def endpoint(server: str, address: str, model: str, ids: Ids, version: int = 1) 
 
 
 def source_model(
-    kube: Kube, pod: str, folder: str, task: str, ids: Ids, *, framework: str = "pytorch"
-) -> dict[str, Any]:
-    """What the source model answers, computed in its own framework by a pod of its build image that mounts it."""
-    request = json.dumps([{name: values.tolist() for name, values in ids.items()}])
+    kube: Kube, pod: str, folder: str, task: str, requests: Sequence[Ids], *, framework: str = "pytorch"
+) -> list[dict[str, Any]]:
+    """What the source model answers to each request, computed in its own framework by a pod that mounts it.
+
+    Raises:
+        ValueError: it couldn't be asked.
+    """
+    asked = json.dumps([{name: values.tolist() for name, values in ids.items()} for ids in requests])
     command = ["kubectl", "--namespace", kube.namespace, "exec", "-i", pod, "--"]
     command += ["python", "-m", "bert_build", "reference", "--model", folder, "--task", task, "--framework", framework]
-    done = subprocess.run(command, env=kube.environment(), input=request, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=kube.environment(), input=asked, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"the source model could not be asked: {done.stderr.strip()[-800:]}")
     answers: list[dict[str, Any]] = json.loads(done.stdout)
-    return answers[0]
+    return answers
 
 
 def match(answer: Floats, source: Floats, mask: npt.NDArray[np.int64]) -> Match:

@@ -4,9 +4,12 @@ import contextlib
 import hashlib
 import json
 import re
+import signal
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -24,14 +27,24 @@ class Hub:
         self.status: int | None = None
         """Answer everything with this."""
         self.break_after: int | None = None
-        """Break off the first download of a large file after so many bytes."""
+        """Break off downloads of a large file after so many bytes."""
+        self.breaks = 1
+        """So many of them."""
+        self.ignores_ranges = False
+        self.surplus = 0
+        """Send so many bytes more than a large file has."""
+        self.tells_sizes = True
         self.published_sha256: str | None = None
         self.requests: list[tuple[str, str, str | None]] = []
         self.url = ""
 
     def info(self) -> dict[str, Any]:
         siblings = [
-            {"rfilename": name, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}  # noqa: S324 - as git does
+            {
+                "rfilename": name,
+                "size": len(content) if self.tells_sizes else None,
+                "blobId": hashlib.sha1(content).hexdigest(),
+            }  # noqa: S324 - as git does
             | (
                 {"lfs": {"sha256": self.sha256(name), "size": len(content), "pointerSize": 130}}
                 if name in self.large
@@ -57,10 +70,10 @@ class Hub:
 
 
 @contextlib.contextmanager
-def running(address: str = "127.0.0.1") -> Iterator[Hub]:
-    """Serve on an address of this machine until the block ends."""
+def running(address: str = "127.0.0.1", port: int = 0) -> Iterator[Hub]:
+    """Serve on an address of this machine until the block ends; port 0 is any that is free."""
     hub = Hub()
-    server = ThreadingHTTPServer((address, 0), _handler(hub))
+    server = ThreadingHTTPServer((address, port), _handler(hub))
     hub.url = f"http://{address}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -117,10 +130,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - one smal
             if name in hub.large:
                 headers |= {"X-Linked-Etag": f'"{hub.sha256(name)}"', "X-Linked-Size": str(len(content))}
             start, status = 0, 200
-            if span := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
+            if (span := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")) and not hub.ignores_ranges:
                 start, status = int(span[1]), 206
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            return self._send(status, content[start:], headers, breakable=name in hub.large)
+            body = content[start:] + bytes(hub.surplus if name in hub.large else 0)
+            return self._send(status, body, headers, breakable=name in hub.large)
 
         def _send(self, status: int, body: bytes, headers: dict[str, str], *, breakable: bool = False) -> None:
             self.send_response(status)
@@ -129,8 +143,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - one smal
             self.end_headers()
             if self.command == "HEAD":
                 return
-            if breakable and hub.break_after is not None:
-                body, hub.break_after = body[: hub.break_after], None
+            if breakable and hub.break_after is not None and hub.breaks:
+                body, hub.breaks = body[: hub.break_after], hub.breaks - 1
                 self.close_connection = True
             self.wfile.write(body)
 
@@ -138,3 +152,17 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - one smal
             self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
 
     return Handler
+
+
+def main(repo: str, folder: str, port: str) -> None:
+    """Serve a folder's files as one repository until SIGTERM; runs alone in a pod, with nothing but Python."""
+    files = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    with running("", int(port)) as hub:
+        hub.repo, hub.files = repo, files
+        stopped.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

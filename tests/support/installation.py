@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from images.catalog import BASIC
-from support.kube import Kube, condition, wait_for
+from support.kube import Kube, TooLate
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CHART: Final = ROOT / "charts" / "bert-operator"
@@ -171,14 +171,8 @@ def wait_ready(kube: Kube, name: str, *, seconds: float) -> dict[str, Any]:
     Raises:
         TooLate: it isn't; the text holds its status.
     """
-
-    def look() -> dict[str, Any] | None:
-        live = kube.get("bertdeployment", name)
-        return live if condition(live, "Ready").get("status") == "True" else None
-
-    return wait_for(
-        f"bertdeployment/{name} Ready",
-        look,
-        seconds=seconds,
-        seen=lambda: (kube.get("bertdeployment", name) or {}).get("status"),
-    )
+    kube.wait_condition("bertdeployment", name, "Ready", "True", seconds=seconds)
+    live = kube.get("bertdeployment", name)
+    if live is None:
+        raise TooLate(f"bertdeployment/{name} was Ready and is gone")
+    return live

@@ -75,6 +75,19 @@ class Kube:
         items: list[dict[str, Any]] = json.loads(found)["items"]
         return items
 
+    def wait_condition(self, kind: str, name: str, condition: str, status: str, *, seconds: float) -> None:
+        """`kubectl wait` for a condition of the present generation: one watch instead of a process for each look.
+
+        Raises:
+            TooLate: it didn't come; the text holds the object's status.
+        """
+        wanted = f"--for=condition={condition}={status}"
+        try:
+            self.kubectl("wait", kind, name, wanted, f"--timeout={seconds:.0f}s")
+        except CommandError as error:
+            seen = (self.get(kind, name) or {}).get("status")
+            raise TooLate(f"{kind}/{name} {condition}={status}: {error}; last seen: {seen}") from error
+
     @contextlib.contextmanager
     def port_forward(self, target: str, port: int) -> Iterator[str]:
         """host:port on this machine that reaches a port of a Service or pod."""

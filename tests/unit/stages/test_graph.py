@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ async def test_a_follower_sees_what_its_forerunner_did(tmp_path: Path) -> None:
     ]
     results = await Runner(steps, tmp_path, io.StringIO()).run()
     assert [r.code for r in results] == [0, 0]
+
+
+async def test_a_background_step_leaves_the_processor_to_the_others(tmp_path: Path) -> None:
+    code = "import os; print(os.nice(0))"
+    steps = [python("front", code), replace(python("back", code), background=True)]
+    await Runner(steps, tmp_path, io.StringIO()).run()
+    front, back = (int((tmp_path / f"{step.name}.log").read_text()) for step in steps)
+    assert back == min(front + 10, 19)
 
 
 def test_a_step_that_waits_for_nobody_known_is_refused(tmp_path: Path) -> None:
