@@ -2,12 +2,15 @@
 PYTHON ?= python3
 CACHE := $(or $(BERTOPS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bert-operator)
 export PYTHONPATH := $(CURDIR)/tests
+# A run starts hundreds of Pythons, and none need compile our sources anew; types are checked anew only where code changed.
+unexport PYTHONDONTWRITEBYTECODE
+export MYPY_CACHE_DIR := $(CACHE)/mypy
 VENV = $(shell PYTHONPATH="$(CURDIR)/tests" $(PYTHON) -m stages venv)
 RUN = PYTHONPATH=$(CURDIR)/operator:$(CURDIR)/build_jobs:$(CURDIR)/tests $(VENV)
 BIN = $(dir $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-mission demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv tensorrt-api
+.PHONY: help bench-mission demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv tensorrt-api support-matrix
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +55,9 @@ lock: venv ## resolve the dependencies anew and write the hashed requirements
 
 bench-mission: ## every sample end to end on one cluster; prints one JSON line last
 	@$(PYTHON) -m stages mission
+
+support-matrix: venv ## build and spoil every family, task and format in the build images; writes docs/support-matrix.* (10 minutes; not in `make test`)
+	@$(RUN) -m matrix
 
 tensorrt-api: venv ## hold the compile script against the real TensorRT 10 and 11 (1.1 GB, no GPU needed; not in `make test`)
 	@FOLDER=$$($(PYTHON) -m images.tensorrt_libraries) && BERTOPS_TENSORRT="$$FOLDER" $(RUN) -m pytest -q tests/tensorrt

@@ -35,8 +35,9 @@ def in_engine(image: Image, cache: Cache, top: Path = catalog.TOP) -> Engine:
     if not engine.has(image.toolchain_tag):
         _prepare_bases(engine, [image])
         with cache.lock(image.name):
-            step(f"{image.name}: building {image.toolchain_tag}")
-            engine.build(image, top)
+            if not engine.has(image.toolchain_tag):  # another may have built it meanwhile
+                step(f"{image.name}: building {image.toolchain_tag}")
+                engine.build(image, top)
     return engine
 
 

@@ -92,6 +92,7 @@ class Buildah:
             "from", "--pull-never", image.toolchain_tag, what=f"making a container of {image.name}"
         ).strip()
         mounts = [f"--volume={folder}:{inside}:ro" for folder, inside in job.mounts.items()]
+        mounts += [f"--volume={folder}:{inside}" for folder, inside in job.kept.items()]
         variables = [f"--env={name}={value}" for name, value in job.environment.items()]
         options = [*mounts, *variables, f"--workingdir={job.folder}", "--network=host"]
         try:

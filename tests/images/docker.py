@@ -47,6 +47,7 @@ class Docker:
     def run(self, image: Image, job: Job) -> int:
         """Run the job in a container of its own; its exit status."""
         mounts = [f"--volume={folder}:{inside}:ro" for folder, inside in job.mounts.items()]
+        mounts += [f"--volume={folder}:{inside}" for folder, inside in job.kept.items()]
         variables = [f"--env={name}={value}" for name, value in job.environment.items()]
         command = [
             "docker",

@@ -12,6 +12,8 @@ class Job:
     command: tuple[str, ...]
     mounts: Mapping[Path, str]
     """Folders of this machine, read-only, and where the command finds them."""
+    kept: Mapping[Path, str]
+    """The same, for folders that it may write to."""
     environment: Mapping[str, str]
     folder: str
     """Where it starts."""

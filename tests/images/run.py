@@ -20,6 +20,7 @@ from images.progress import step
 _TOOLS: Final = "tests/images/test-tools.txt"
 _SOURCES: Final = "/src"
 _TOOLS_INSIDE: Final = "/tools"
+_BYTE_CODE: Final = "/byte-code"
 _HOME: Final = "/tmp"  # noqa: S108 -- inside the container, which is thrown away
 _PYTHON_PATHS: Final = ("/src/operator", "/src/build_jobs", "/src/tests", _TOOLS_INSIDE)
 
@@ -32,6 +33,7 @@ def inside(name: str, command: Sequence[str], *, mounts: Sequence[str], variable
     job = Job(
         command=tuple(command),
         mounts={catalog.TOP: _SOURCES, _test_tools(cache): _TOOLS_INSIDE, **_mounts(mounts)},
+        kept={_byte_code(image, cache): _BYTE_CODE},
         environment={**environment(), **_variables(variables)},
         folder=_SOURCES,
     )
@@ -43,7 +45,9 @@ def environment() -> dict[str, str]:
     return {
         "HOME": _HOME,
         "PYTHONPATH": ":".join(_PYTHON_PATHS),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        # The image sets it: a build starts one Python a step, and each would compile the mounted sources anew.
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": _BYTE_CODE,
         "PYTEST_ADDOPTS": "-p no:cacheprovider",
         "HYPOTHESIS_STORAGE_DIRECTORY": f"{_HOME}/hypothesis",
     }
@@ -64,6 +68,18 @@ def _mounts(texts: Sequence[str]) -> Mapping[Path, str]:
             raise ImagesError(f"--mount {text}: write FOLDER:/PLACE with a folder that exists")
         mounts[Path(folder).absolute()] = place
     return mounts
+
+
+def _byte_code(image: catalog.Image, cache: Cache) -> Path:
+    """A folder for byte code, one for each toolchain: others have other packages in the same places. Older ones go."""
+    mine = image.toolchain_tag.rpartition("-")[2]
+    with cache.lock(f"byte-code-{image.name}"):
+        for old in cache.folder("byte-code", image.name).iterdir():
+            if old.name != mine:
+                shutil.rmtree(old, ignore_errors=True)
+        folder = cache.folder("byte-code", image.name, mine)
+        folder.chmod(0o777)  # an image's user is not ours
+    return folder
 
 
 def _test_tools(cache: Cache) -> Path:

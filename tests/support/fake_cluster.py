@@ -4,7 +4,6 @@ Not a mock of the API: it stores objects, gives them UIDs and generations, follo
 the API server would refuse (a UID that isn't the live one). `settle` plays the controllers and the kubelet.
 """
 
-import copy
 import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -22,6 +21,15 @@ from support import builders
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
+def copied(value: Any) -> Any:
+    """A copy of an object of JSON, several times as fast as `copy.deepcopy`: properties make thousands."""
+    if isinstance(value, dict):
+        return {key: copied(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [copied(one) for one in value]
+    return value
+
+
 class FakeCluster:
     """Objects by (kind, name) in one namespace."""
 
@@ -36,7 +44,7 @@ class FakeCluster:
 
     def put(self, item: dict[str, Any]) -> None:
         """Place an object as it is."""
-        item = copy.deepcopy(item)
+        item = copied(item)
         meta = item["metadata"]
         meta.setdefault("uid", f"00000000-0000-4000-8000-{next(self._uids):012d}")
         meta.setdefault("namespace", builders.NAMESPACE)
@@ -61,7 +69,7 @@ class FakeCluster:
 
         pods = self.all("Pod")
         return Observed(
-            bert=copy.deepcopy(self.bert(name)),
+            bert=copied(self.bert(name)),
             deployments=owned("Deployment"),
             replica_sets=self.all("ReplicaSet"),
             autoscalers=owned("HorizontalPodAutoscaler"),
@@ -74,6 +82,9 @@ class FakeCluster:
                 p for p in pods if p["metadata"]["labels"].get(names.COMPONENT_LABEL) in ("build", "profile")
             ),
             artifacts=self.all(names.ARTIFACT_KIND),
+            asked=frozenset(
+                (bert.get("status", {}).get("tuning") or {}).get("key", "") for bert in self.all(names.KIND)
+            ),
             foreign=foreign,
         )
 
@@ -86,20 +97,27 @@ class FakeCluster:
         for hold in plan.hold:
             self._hold(hold)
         for manifest in plan.apply:
-            self._apply(copy.deepcopy(dict(manifest)))
+            self._apply(copied(dict(manifest)))
         for manifest in plan.create:
             self._create(dict(manifest))
-        for adoption in plan.adopt:
-            self.writes += 1
-            owners = self.objects["Job", adoption.name]["metadata"].setdefault("ownerReferences", [])
-            owners.append(dict(adoption.owner_reference))
+        self._share(plan)
         for hold in plan.release:
             self._hold(hold)
         for ref in plan.delete:
             self._delete(ref)
         if plan.status is not None:
             self.writes += 1
-            self.bert(name)["status"] = copy.deepcopy(dict(plan.status))
+            self.bert(name)["status"] = copied(dict(plan.status))
+
+    def _share(self, plan: Plan) -> None:
+        for adoption in plan.adopt:
+            self.writes += 1
+            owners = self.objects["Job", adoption.name]["metadata"].setdefault("ownerReferences", [])
+            owners.append(dict(adoption.owner_reference))
+        for departure in plan.leave:
+            self.writes += 1
+            metadata = self.objects["Job", departure.name]["metadata"]
+            metadata["ownerReferences"] = [r for r in metadata["ownerReferences"] if r["uid"] != departure.owner_uid]
 
     def _create(self, manifest: dict[str, Any]) -> None:
         if (manifest["kind"], manifest["metadata"]["name"]) not in self.objects:
@@ -235,7 +253,7 @@ class FakeCluster:
         for _ in range(rounds):
             plan = self.plan(settings, name)
             yield plan
-            before = copy.deepcopy(self.objects)
+            before = copied(self.objects)
             self.carry_out(plan, name)
             for job in self.all("Job"):
                 if "status" not in job and job["metadata"]["labels"].get(names.COMPONENT_LABEL) != "profile":

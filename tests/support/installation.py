@@ -150,6 +150,8 @@ def _loader(name: str, claim: str, image: str) -> dict[str, Any]:
         "name": "loader",
         "image": image,
         "command": ["sleep", "600"],
+        # Without a request it would get what all others leave, and some of what it is told to do is work.
+        "resources": {"requests": {"cpu": "100m"}},
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
