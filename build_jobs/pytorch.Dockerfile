@@ -8,11 +8,13 @@ RUN --mount=type=cache,id=pytorch-venv-debs,target=/var/cache/apt --mount=type=c
 COPY build_jobs/pytorch-requirements.txt /tmp/requirements.txt
 ARG PIP_CERT
 ARG PIP_INDEX_URL
+# Of Amazon's services jobs know S3 only; botocore describes 440 others in 27 MB.
 # pip leaves the environment at the end: jobs install nothing. /app holds our own packages, see the last layers.
 RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/run/ca.crt \
     python3 -m venv --system-site-packages /opt/venv && \
     /opt/venv/bin/python -m pip install -q --cache-dir /var/cache/pip --ignore-installed --no-compile --only-binary :all: --require-hashes -r /tmp/requirements.txt && \
-    echo /app > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/app.pth" && \
+    packages="$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
+    echo /app > "$packages/app.pth" && find "$packages/botocore/data" -mindepth 1 -maxdepth 1 -type d ! -name s3 -exec rm -r {} + && \
     /opt/venv/bin/python -m pip uninstall -q -y pip && \
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv
 

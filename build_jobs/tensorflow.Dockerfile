@@ -10,12 +10,14 @@ ARG PIP_CERT
 ARG PIP_INDEX_URL
 # --no-deps: the lock leaves out what TensorFlow asks for and no job imports: Keras, TensorBoard, libclang.
 # The C++ headers are 240 MB that only compilers read.
+# Of Amazon's services jobs know S3 only; botocore describes 440 others in 27 MB.
 # pip leaves the environment at the end: jobs install nothing. /app holds our own packages, see the last layers.
 RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/run/ca.crt \
     python3 -m venv /opt/venv && \
     /opt/venv/bin/python -m pip install -q --cache-dir /var/cache/pip --no-compile --no-deps --only-binary :all: --require-hashes -r /tmp/requirements.txt && \
     packages="$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
     echo /app > "$packages/app.pth" && rm -rf "$packages/tensorflow/include" && \
+    find "$packages/botocore/data" -mindepth 1 -maxdepth 1 -type d ! -name s3 -exec rm -r {} + && \
     /opt/venv/bin/python -m pip uninstall -q -y pip && \
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv
 

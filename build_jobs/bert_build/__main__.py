@@ -16,6 +16,7 @@ JOB_STEPS: Final = ("fetch", "inspect", "answer", "convert", "compare", "publish
 COMMANDS: Final = {
     "preflight": "bert_build.preflight",
     "verify": "bert_build.verify",
+    "store": "bert_build.maintain",
     "reference": "bert_build.reference",
     "profile": "bert_build.profile",
 }
@@ -32,12 +33,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--work", type=Path, default=Path("/work"), help="scratch space that the steps share")
     parser.add_argument("--source", type=Path, default=Path("/source"), help="mount of a PVC source")
     parser.add_argument("--store", type=Path, default=Path("/store"), help="mount of the artifact store's claim")
+    parser.add_argument("--sealed", type=Path, default=Path("/sealed"), help="only the first and the last step see it")
     options = parser.parse_args(arguments)
     if options.step not in ("fetch", "publish") and _reused(options.work):
         sys.stdout.write(f"[{options.step}] nothing to do: the artifact is in the store already\n")
         return 0
     job = importlib.import_module("bert_build.job")
-    return int(job.run(options.step, options.work, options.source, options.store))
+    return int(job.run(options.step, options.work, options.source, options.store, options.sealed))
 
 
 def _reused(work: Path) -> bool:

@@ -11,13 +11,27 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from bert_build import config_checks, figures, formats, progress, pvc, recorded, samples, selection, texts
+from bert_build import (
+    arrangements,
+    config_checks,
+    figures,
+    formats,
+    golden_answers,
+    probes,
+    progress,
+    pvc,
+    recorded,
+    samples,
+    selection,
+    texts,
+)
 from bert_build.failures import BuildError
 from bert_build.job import Job
 from bert_build.recorded import Recorded
 from bert_build.samples import Arrays, Sample
 from bert_build.state import State
 from bert_operator.api import names
+from bert_operator.api.spec import Precision
 
 GOLDEN_BYTES: Final = 2 << 20
 """What golden requests may take in all."""
@@ -39,13 +53,16 @@ def run(job: Job, state: State) -> State:
     build = job.request.build
     model: Source = importlib.import_module(formats.SOURCES[build.framework]).load(job.model, build.task)
     words = list(texts.samples(job.model, build)) if formats.recipe(build).texts else []
-    wanted = [*samples.comparison(supply, build), *words]
+    wanted = [*probes.texts(job.model, supply, build), *words]
+    calibration = probes.calibration(job.model, supply, build) if build.precision is Precision.INT8 else []
     answers: list[Recorded] = []
     for number, sample in enumerate(wanted, start=1):
         answers.append(_asked(model.answer, sample))
         progress.say("answer", f"{100 * number // len(wanted)} % source model answered: {sample.name}")
-    recorded.save(job.work / recorded.FILE, answers)
-    warnings = _blind_spots(model.answer, answers, recorded.limits(build, answers), supply.types)
+    recorded.save(job.work / recorded.FILE, answers, supply.pad, calibration)
+    # Before it is quantised an artifact is judged by FP32's limits.
+    precision = Precision.FP32 if build.precision is Precision.INT8 else build.precision
+    warnings = _blind_spots(model.answer, answers, figures.limits(build.fidelity, precision), supply)
     for warning in warnings:
         progress.say("answer", f"warning: {warning}")
     golden = [_asked(model.answer, sample) for sample in (*samples.golden(supply, build), *words)]
@@ -72,36 +89,38 @@ def _asked(ask: Callable[[Arrays], Arrays], sample: Sample) -> Recorded:
 
 
 def _blind_spots(
-    ask: Callable[[Arrays], Arrays], recorded: list[Recorded], limits: figures.Limits, types: int
+    ask: Callable[[Arrays], Arrays], answers: list[Recorded], limits: figures.Limits, supply: samples.Tokens
 ) -> list[str]:
     """What the comparison couldn't notice: if the source doesn't react to a fault, equal answers prove nothing."""
     # Long ones would show no more and take minutes.
-    cheap = [one for one in recorded if one.sample.real.size <= _CHEAP] or recorded[:1]
-    padded = next((one for one in cheap if not one.sample.real.all()), None)
+    cheap = [one for one in answers if one.sample.real.size <= _CHEAP] or answers[:1]
     full = max(cheap, key=lambda one: int(one.sample.real.sum()))
-    faults: list[tuple[str, Recorded | None, Callable[[Arrays], Arrays]]] = [
-        ("attention_mask", padded, lambda inputs: {**inputs, "attention_mask": np.ones_like(inputs["attention_mask"])}),
-        ("the order of input_ids", full, lambda inputs: {**inputs, "input_ids": inputs["input_ids"][:, ::-1].copy()}),
-    ]
-    if types > 1:
-        faults.append(
-            ("token_type_ids", full, lambda inputs: {**inputs, "token_type_ids": 1 - inputs["token_type_ids"]})
-        )
+    short = min((one for one in cheap if one.sample.real.size > 1), key=lambda one: one.sample.real.size, default=full)
+    inputs = full.sample.inputs
+    length = 2 * short.sample.real.shape[1]
+    padded = arrangements.padded(short.sample, length, supply.pad).inputs if length <= _CHEAP else {}
+    faults = {
+        "attention_mask": (short, {**padded, "attention_mask": np.ones((1, length), np.int64)} if padded else {}),
+        "the order of input_ids": (full, {**inputs, "input_ids": inputs["input_ids"][:, ::-1].copy()}),
+    }
+    if supply.types > 1:
+        faults["token_type_ids"] = (full, {**inputs, "token_type_ids": 1 - inputs["token_type_ids"]})
     return [
         f"the comparison is blind to {name}: changing it leaves the source model's answer within the limits"
-        for name, one, spoil in faults
-        if one is not None and _unmoved(ask, one, spoil, limits)
+        for name, (one, spoilt) in faults.items()
+        if spoilt and _unmoved(one, ask(spoilt), limits)
     ]
 
 
-def _unmoved(
-    ask: Callable[[Arrays], Arrays], one: Recorded, spoil: Callable[[Arrays], Arrays], limits: figures.Limits
-) -> bool:
-    spoilt = ask(spoil(one.sample.inputs))
-    distance = figures.Distance()
-    for name, values in one.answer.items():
-        distance.add(figures.rows(values, one.sample.real), figures.rows(spoilt[name], one.sample.real))
-    return distance.within(limits)
+def _unmoved(one: Recorded, spoilt: Arrays, limits: figures.Limits) -> bool:
+    """Whether a fault leaves the answer within the limits."""
+    for name, reference in one.answer.items():
+        values = spoilt[name][0]
+        if golden_answers.per_token(name, reference):
+            values = values[: reference.shape[1]]
+        if not figures.distance(name, reference[0], values, limits).within(limits, reference[0]):
+            return False
+    return True
 
 
 def _write_golden(job: Job, golden: list[Recorded]) -> None:

@@ -10,16 +10,18 @@ import safetensors
 
 from bert_build import bert_layout, selection
 from bert_build.failures import BuildError
+from bert_build.families import Family
 
 assert ml_dtypes.bfloat16  # noqa: S101 - imported for what it does to numpy, which then knows bfloat16 by name
 
 
-def weights(folder: Path, names: list[str]) -> Iterator[tuple[str, "np.ndarray[Any, Any]"]]:
+def weights(folder: Path, names: list[str], family: Family) -> Iterator[tuple[str, "np.ndarray[Any, Any]"]]:
     """The tensors of these names (bert_layout's) in fp32, one at a time: two copies of all would be too much.
 
     Args:
         folder: holds model.safetensors, or its index and shards.
         names: as in bert_layout.expected; the checkpoint may use its prefix and old names.
+        family: whose names they are.
 
     Raises:
         BuildError: the checkpoint lacks one.
@@ -29,7 +31,7 @@ def weights(folder: Path, names: list[str]) -> Iterator[tuple[str, "np.ndarray[A
         with safetensors.safe_open(str(path), framework="numpy") as file:
             stored = set(file.keys())
             for name in list(wanted):
-                found = bert_layout.stored_name(stored, name)
+                found = bert_layout.stored_name(stored, name, family)
                 if found is not None:
                     del wanted[name]
                     yield name, file.get_tensor(found).astype(np.float32)

@@ -1,23 +1,23 @@
 """What config.json must say before weights are read. Called by inspect, and by fetch for hub sources. Pure."""
 
 import json
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel as PydanticModel
 from pydantic import ConfigDict, Field, ValidationError
 
+from bert_build import selection, tasks
 from bert_build.failures import BuildError
+from bert_build.families import FAMILIES, Family
 from bert_operator.api.spec import Build, Format, Framework, Task
 
-SUPPORTED: Final = ("bert",)
-"""Values of model_type that are built; each needs a layout in bert_layout."""
-CLASSIFIER: Final = "BertForSequenceClassification"
 ACTIVATIONS: Final = ("gelu", "gelu_new", "relu")
 """Values of hidden_act that to_savedmodel writes; transformers' names."""
 
 
 class Config(PydanticModel):
-    """The parts of config.json that decide; defaults are those of transformers' BertConfig."""
+    """The parts of config.json that decide, by BERT's names; defaults are those of transformers' BertConfig."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -25,17 +25,47 @@ class Config(PydanticModel):
     architectures: list[str] | None = None
     vocab_size: int = Field(30522, ge=1)
     hidden_size: int = Field(768, ge=1)
+    embedding_size: int | None = Field(None, ge=1)
     num_hidden_layers: int = Field(12, ge=1)
     num_attention_heads: int = Field(12, ge=1)
     intermediate_size: int = Field(3072, ge=1)
     max_position_embeddings: int = Field(512, ge=1)
-    type_vocab_size: int = Field(2, ge=1)
+    type_vocab_size: int = Field(2, ge=0)
     hidden_act: str = "gelu"
     layer_norm_eps: float = Field(1e-12, gt=0)
     pad_token_id: int | None = 0
     position_embedding_type: str | None = "absolute"
     id2label: dict[str, str] | None = None
     num_labels: int | None = None
+    task: Task = Task.FEATURE_EXTRACTION
+    """Of the build, not of the file."""
+
+    @property
+    def family(self) -> Family:
+        """What kind of encoder this is."""
+        return FAMILIES[self.model_type]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the artifact takes, each int64 [batch, length]."""
+        least = self.family.types_from
+        typed = least is not None and self.type_vocab_size >= least
+        return ("input_ids", "attention_mask", *(("token_type_ids",) if typed else ()))
+
+    @property
+    def longest(self) -> int:
+        """How many tokens fit into a row."""
+        return self.max_position_embeddings - (self.first_position if self.family.offset else 0)
+
+    @property
+    def first_position(self) -> int:
+        """The position of a row's first token, where positions begin behind the padding's."""
+        return (self.pad_token_id or 0) + 1
+
+    @property
+    def embedded(self) -> int:
+        """Width of a token before the first layer."""
+        return self.embedding_size or self.hidden_size
 
     @property
     def labels(self) -> int:
@@ -45,7 +75,12 @@ class Config(PydanticModel):
     @property
     def architecture(self) -> str:
         """The class that wrote the checkpoint, for people."""
-        return (self.architectures or ["BertModel"])[0][:100]
+        return (self.architectures or [f"{self.family.classes}Model"])[0][:100]
+
+
+def read(folder: Path, build: Build) -> Config:
+    """`check` the config.json of a model's folder."""
+    return check((folder / selection.CONFIG).read_bytes(), build)
 
 
 def check(text: bytes, build: Build) -> Config:
@@ -57,20 +92,24 @@ def check(text: bytes, build: Build) -> Config:
     raw = _parsed(text)
     _refuse_code(raw)
     _refuse_types(raw)
+    family = FAMILIES[raw["model_type"]]
+    ours = {name: raw[theirs] for name, theirs in family.renamed.items() if theirs in raw}
     try:
-        config = Config.model_validate(raw)
+        config = Config.model_validate({**family.defaults, **raw, **ours, "task": build.task})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(family.renamed.get(str(part), str(part)) for part in first["loc"])
         raise BuildError(
             "SourceCorrupt",
             f"config.json: {field} is {str(first['input'])[:80]!r}: {first['msg']}.",
             "Correct the file.",
         ) from error
     _check_shape(config, build)
-    if build.format is Format.SAVEDMODEL and build.framework is Framework.PYTORCH:
-        _check_activation(config)
-    if build.task is Task.SEQUENCE_CLASSIFICATION:
+    if build.framework is Framework.TENSORFLOW:
+        _check_tensorflow(config)
+    elif build.format is Format.SAVEDMODEL:
+        _check_savedmodel(config)
+    if build.task in tasks.HEADS:
         _check_head(config)
     return config
 
@@ -101,16 +140,16 @@ def _refuse_code(raw: dict[str, Any]) -> None:
 
 def _refuse_types(raw: dict[str, Any]) -> None:
     found = raw.get("model_type")
-    if found not in SUPPORTED:
+    if not isinstance(found, str) or found not in FAMILIES:
         raise BuildError(
             "UnsupportedModel",
-            f"config.json has model_type {str(found)[:60]!r}; supported: {', '.join(SUPPORTED)}.",
-            "Use a BERT model.",
+            f"config.json has model_type {str(found)[:60]!r}; supported: {', '.join(FAMILIES)}.",
+            "Use a model of one of these families; docs/support-matrix.md says what each can do.",
         )
     if raw.get("is_decoder") or raw.get("add_cross_attention"):
         raise BuildError(
             "UnsupportedModel",
-            "config.json has is_decoder or add_cross_attention: this BERT is a decoder.",
+            "config.json has is_decoder or add_cross_attention: this model is a decoder.",
             "Use an encoder (both false).",
         )
     if raw.get("quantization_config"):
@@ -124,7 +163,7 @@ def _refuse_types(raw: dict[str, Any]) -> None:
         raise BuildError(
             "UnsupportedModel",
             f"config.json has position_embedding_type {str(kind)[:60]!r}; supported: absolute.",
-            "Use a BERT with absolute positions.",
+            "Use a model with absolute positions.",
         )
 
 
@@ -135,30 +174,52 @@ def _check_shape(config: Config, build: Build) -> None:
             f"config.json: hidden_size {config.hidden_size} can't be split into {config.num_attention_heads} heads.",
             "Correct num_attention_heads.",
         )
-    if build.max_sequence_length > config.max_position_embeddings:
+    if build.max_sequence_length > config.longest:
         raise BuildError(
             "SequenceTooLong",
             f"build.maxSequenceLength is {build.max_sequence_length}, the model knows only "
-            f"{config.max_position_embeddings} positions (max_position_embeddings).",
-            f"Set build.maxSequenceLength to at most {config.max_position_embeddings}.",
+            f"{config.longest} positions (max_position_embeddings{', less those of padding' * config.family.offset}).",
+            f"Set build.maxSequenceLength to at most {config.longest}.",
         )
 
 
-def _check_activation(config: Config) -> None:
-    """TensorFlow's BERT is written by hand here: other formats get the source's own activation."""
+def _check_tensorflow(config: Config) -> None:
+    if config.model_type != "bert":
+        raise BuildError(
+            "UnsupportedModel",
+            f"config.json has model_type {config.model_type!r}; build.framework tensorflow reads bert only.",
+            "Use the PyTorch checkpoint of this model with build.framework: pytorch.",
+        )
+
+
+def _check_savedmodel(config: Config) -> None:
+    """TensorFlow's models are written by hand here: other formats run the source's own code."""
+    if not config.family.savedmodel:
+        raise BuildError(
+            "UnsupportedModel",
+            f"config.json has model_type {config.model_type!r}; build.format savedmodel knows "
+            f"{', '.join(name for name, family in FAMILIES.items() if family.savedmodel)}.",
+            "Serve this model by Triton or TorchServe (server.type), which take every family.",
+        )
     if config.hidden_act not in ACTIVATIONS:
         raise BuildError(
             "UnsupportedModel",
-            f"config.json has hidden_act {config.hidden_act[:60]!r}; build.format savedmodel knows "
-            f"{', '.join(ACTIVATIONS)}.",
+            f"config.json has {config.family.renamed.get('hidden_act', 'hidden_act')} {config.hidden_act[:60]!r}; "
+            f"build.format savedmodel knows {', '.join(ACTIVATIONS)}.",
             "Serve this model by Triton or TorchServe (server.type), which take any activation.",
         )
 
 
 def _check_head(config: Config) -> None:
-    if config.architectures and CLASSIFIER not in config.architectures:
+    """A checkpoint of another class would leave the head to chance; its tensors are looked at later."""
+    wanted = config.family.classes + tasks.HEADS[config.task]
+    named = config.architectures or [wanted]
+    # Pre-training has the same head, and another one besides.
+    pretrained = config.task is Task.FILL_MASK and any(name.lower().endswith("forpretraining") for name in named)
+    if wanted not in named and not pretrained:
         raise BuildError(
             "HeadMissing",
-            f"build.task is sequence-classification, but config.json names the architecture {config.architecture}.",
-            f"Use a {CLASSIFIER} checkpoint, or set build.task: feature-extraction.",
+            f"build.task is {config.task}, but config.json names the architecture {config.architecture}.",
+            f"Use a {wanted} checkpoint, or set the build.task that the model was trained for; feature-extraction "
+            "needs no head.",
         )

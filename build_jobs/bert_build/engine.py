@@ -46,7 +46,8 @@ class Found(Model):
     inputs: list[TensorSpec] = Field(default_factory=list)
     outputs: list[TensorSpec] = Field(default_factory=list)
     profiles: list[EngineProfile] = Field(default_factory=list)
-    timing_cache: str = ""
+    timing_cache: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._ -]*\.cache)?$")
+    """Name of a file, not a way out of its folder: it is kept on the claim."""
 
 
 def run(job: Job, state: State) -> State:
@@ -54,7 +55,12 @@ def run(job: Job, state: State) -> State:
     wish = json.loads((job.work / engine_plan.WISH_FILE).read_bytes())
     found = Found.model_validate_json((job.work / engine_plan.FOUND_FILE).read_bytes())
     _check_key(wish, found)
-    known = {"artifact_key": found.artifact_key, "reused": found.reused}
+    known = {
+        "artifact_key": found.artifact_key,
+        "reused": found.reused,
+        "compute_capability": found.compute_capability,
+        "tensorrt_version": found.tensorrt_version,
+    }
     if found.reused:
         progress.say("compare", f"tensorrt-{found.artifact_key} is in the store already")
         return state.model_copy(update=known)
@@ -66,8 +72,6 @@ def run(job: Job, state: State) -> State:
     )
     _keep_timing_cache(job, found.timing_cache)
     known |= {
-        "compute_capability": found.compute_capability,
-        "tensorrt_version": found.tensorrt_version,
         "profiles": found.profiles,
         "toolchain": {**state.toolchain, "tensorrt": found.tensorrt_version, "gpu": found.gpu},
         "durations": {**state.durations, "compile": found.seconds},
@@ -138,7 +142,7 @@ def _check_key(wish: dict[str, Any], found: Found) -> None:
 def _keep_timing_cache(job: Job, name: str) -> None:
     """Beside the artifacts, for the next build on such a GPU. Nobody needs it, so nothing fails without it."""
     source = job.work / engine_plan.CACHES_FOLDER / name
-    if not name or not source.is_file():
+    if not name or source.is_symlink() or not source.is_file():
         return
     folder = job.store / engine_plan.CACHES_FOLDER
     temporary = folder / f".{name}.{os.getpid()}"

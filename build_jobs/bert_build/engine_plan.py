@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from bert_build import samples
+from bert_build import keys, samples
 from bert_operator.api.report import EngineProfile, OnnxArtifact
 from bert_operator.api.spec import Build, Precision
 
@@ -84,7 +84,7 @@ def key_material(build: Build, onnx_key: str, toolchain: dict[str, str]) -> dict
         "profiles": [profile.model_dump() for profile in profiles(build)],
         "workspaceBytes": WORKSPACE_BYTES,
         "optimizationLevel": OPTIMIZATION_LEVEL,
-        "fidelity": build.fidelity.model_dump(mode="json", by_alias=True),
+        "fidelity": keys.fidelity(build.fidelity),
         "toolchain": toolchain,
     }
 

@@ -3,11 +3,9 @@
 import shutil
 from typing import Protocol
 
-from bert_build import formats, keys, progress, pvc, store
-from bert_build.failures import BuildError
+from bert_build import formats, keys, progress, pvc, remote, store
 from bert_build.job import Job
 from bert_build.state import SourceFile, State
-from bert_operator.api.spec import Framework
 
 
 class Source(Protocol):
@@ -38,17 +36,16 @@ def run(job: Job, state: State) -> State:
 
 
 def _source(job: Job) -> Source:
+    """The reader of the source; the clients take half a second to import that other sources needn't pay."""
     if job.request.pvc is not None:
         return pvc.PvcModel(job)
-    if job.request.build.framework is Framework.TENSORFLOW:
-        raise BuildError(
-            "Unsupported",
-            "build.framework is tensorflow and the source source.huggingFace: SavedModels are read from claims only.",
-            "Copy the SavedModel into a PersistentVolumeClaim and write source.pvc.",
-        )
-    from bert_build import hub  # noqa: PLC0415 - huggingface_hub takes half a second that a PVC source needn't pay
+    if job.request.s3 is not None:
+        from bert_build import s3  # noqa: PLC0415 - see above
 
-    return hub.HubModel(job)
+        return remote.RemoteModel(job, s3.S3Shelf(job))
+    from bert_build import hub  # noqa: PLC0415 - see above
+
+    return remote.RemoteModel(job, hub.HubShelf(job))
 
 
 def _identified(job: Job, state: State) -> State:

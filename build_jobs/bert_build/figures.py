@@ -1,82 +1,98 @@
-"""How far two answers are apart, and what is too far. Pure; used by fidelity."""
+"""How far an answer is from its source model's, and what is too far. Pure; used by fidelity and answer.
+
+The thresholds are frozen in docs/adr/0010.
+"""
 
 import dataclasses
 from typing import Any, Final
 
 import numpy as np
 
+from bert_build import golden_answers
 from bert_operator.api.spec import Fidelity, Precision
 
 Values = np.ndarray[Any, Any]
 
-DEFAULT_MAX_ABS: Final = {Precision.FP32: 1e-3, Precision.FP16: 2e-2}
-"""For outputs of ordinary size; see Limits."""
-DEFAULT_MIN_COSINE: Final = {Precision.FP32: 0.9999, Precision.FP16: 0.999}
-_NOTHING: Final = 1e-6
-"""Rows shorter than this have no direction to compare; the absolute difference still counts."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What is too far.
+    """What is too far, for one precision."""
 
-    A limit from the spec is taken literally. The default absolute one is 0.001 (fp16: 0.02) times the root mean square
-    of the source model's outputs, but at least that: rounding grows with the numbers, and logits may be in the tens.
-    """
+    factor: float
+    """Allowed difference of an element, as a share of the reference's largest one or of 1 if that is smaller."""
+    min_cosine: float
+    min_agreement: float
+    """Share of decisions (label, tag, span, best token) that must stay what they were; ties don't count."""
+    tie: float
+    """Difference, as a share like `factor`, that decisions may feel: where the two best are nearer than twice that,
+    either is right. A limit for the worst of thousands of elements would make every decision a tie."""
+    literal: float | None = None
+    """Allowed difference as the spec says it: taken as it is."""
+
+    def max_abs(self, reference: Values) -> float:
+        """The allowed difference of any element of an output."""
+        return self.literal if self.literal is not None else self.factor * _scale(reference)
+
+
+DEFAULTS: Final = {
+    Precision.FP32: Limits(1e-4, 0.99999, 1.0, tie=1e-4),
+    Precision.FP16: Limits(2e-2, 0.999, 0.99, tie=2e-3),
+    Precision.INT8: Limits(0.25, 0.97, 0.98, tie=2.5e-2),
+}
+"""Cosine alone is blind to scale, the difference alone to small outputs: all of them must hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Distance:
+    """How far one output of one text is from the source model's."""
 
     max_abs: float
-    min_cosine: float
+    cosine: float
+
+    def within(self, limits: Limits, reference: Values) -> bool:
+        """Whether that is near enough; not a number never is."""
+        return self.max_abs <= limits.max_abs(reference) and self.cosine >= limits.min_cosine
 
 
-@dataclasses.dataclass
-class Distance:
-    """Worst case over everything compared so far."""
-
-    samples: int = 0
-    max_abs: float = 0.0
-    min_cosine: float = 1.0
-
-    def add(self, reference: Values, answer: Values) -> None:
-        """Compare rows [n, width] of two answers."""
-        self.samples += 1
-        reference = reference.astype(np.float64)
-        answer = answer.astype(np.float64)
-        self.max_abs = max(self.max_abs, float(np.abs(reference - answer).max(initial=0.0)))
-        self.min_cosine = min(self.min_cosine, float(_cosines(reference, answer).min(initial=1.0)))
-
-    def within(self, limits: Limits) -> bool:
-        """Whether nothing is too far."""
-        return self.max_abs <= limits.max_abs and self.min_cosine >= limits.min_cosine
-
-
-def limits(wish: Fidelity, precision: Precision, rms: float) -> Limits:
-    """The limits of a build whose reference outputs have this root mean square."""
-    default = DEFAULT_MAX_ABS[precision] * max(1.0, rms)
+def limits(wish: Fidelity, precision: Precision) -> Limits:
+    """The limits of a build: those of its precision, but for what the spec says."""
+    default = DEFAULTS[precision]
     return Limits(
-        max_abs=float(wish.max_abs_difference) if wish.max_abs_difference is not None else default,
-        min_cosine=float(wish.min_cosine) if wish.min_cosine is not None else DEFAULT_MIN_COSINE[precision],
+        default.factor,
+        float(wish.min_cosine) if wish.min_cosine is not None else default.min_cosine,
+        float(wish.min_agreement) if wish.min_agreement is not None else default.min_agreement,
+        default.tie,
+        float(wish.max_abs_difference) if wish.max_abs_difference is not None else None,
     )
 
 
-def rows(values: Values, real: Values) -> Values:
-    """What counts of an output: if it has one row per token, those of real tokens; else all. Padding never counts."""
-    if values.ndim > 2 and values.shape[:2] == real.shape:  # noqa: PLR2004 - [batch, sequence, width]
-        return np.asarray(values[real])
-    return values.reshape(values.shape[0], -1)
+def distance(name: str, reference: Values, answer: Values, limits: Limits) -> Distance:
+    """Compare one output of one text; both without padding and of the same shape."""
+    floor = golden_answers.floor(name, limits.max_abs(reference))
+    found = golden_answers.compare(reference[None], answer[None], None, floor=floor)
+    return Distance(found.max_abs_difference, found.min_cosine)
 
 
-def root_mean_square(outputs: list[Values]) -> float:
-    """Typical size of outputs."""
-    count = sum(values.size for values in outputs)
-    return float(np.sqrt(sum(float(np.square(values, dtype=np.float64).sum()) for values in outputs) / max(1, count)))
+def decisions(name: str, reference: Values) -> Values | None:
+    """What an output decides, as indices: a label, one for each token, or the token at which a span begins or ends.
+
+    Args:
+        name: of the output.
+        reference: one text's output without padding: logits [labels] or [tokens, labels], start_logits [tokens].
+
+    Returns:
+        Indices of the largest values; None if the output decides nothing.
+    """
+    if not name.endswith("logits") or reference.shape[-1] < 2:  # noqa: PLR2004 - one value is a number, no choice
+        return None
+    return np.atleast_1d(reference.argmax(axis=-1))
 
 
-def _cosines(reference: Values, answer: Values) -> Values:
-    lengths = np.linalg.norm(reference, axis=1), np.linalg.norm(answer, axis=1)
-    product = lengths[0] * lengths[1]
-    # A row without direction only matches another one.
-    directed = (lengths[0] > _NOTHING) | (lengths[1] > _NOTHING)
-    dots = np.einsum("ij,ij->i", reference, answer)
-    found = np.divide(dots, product, out=np.zeros_like(dots), where=product > 0)
-    # Without a product there is a row without any direction beside one that has some: as far apart as can be.
-    return np.asarray(np.where(directed, found, 1.0))
+def ties(reference: Values, limits: Limits) -> Values:
+    """Which decisions a permitted difference could turn."""
+    best = np.sort(reference, axis=-1)[..., -2:]
+    return np.atleast_1d(best[..., 1] - best[..., 0] < 2 * limits.tie * _scale(reference))
+
+
+def _scale(reference: Values) -> float:
+    return max(1.0, float(np.abs(reference).max(initial=0.0)))

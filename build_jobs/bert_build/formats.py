@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from bert_build.failures import BuildError
 from bert_operator.api.report import ExitCode
-from bert_operator.api.spec import Build, Format, Framework
+from bert_operator.api.spec import Build, Format, Framework, Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +36,21 @@ ENGINE: Final = Recipe("tensorrt", "bert_build.engine", "1", ("onnx", "onnxrunti
 
 RECIPES: Final = {
     (Framework.PYTORCH, Format.ONNX): Recipe(
-        "onnx", "bert_build.to_onnx", "1", ("torch", "transformers", "onnx"), session="bert_build.onnx_session"
+        "onnx", "bert_build.to_onnx", "2", ("torch", "transformers", "onnx"), session="bert_build.onnx_session"
     ),
     (Framework.PYTORCH, Format.MAR): Recipe(
-        "mar", "bert_build.to_mar", "2", ("torch", "transformers", "tokenizers", "torch-model-archiver"), texts=True
+        "mar", "bert_build.to_mar", "3", ("torch", "transformers", "tokenizers", "torch-model-archiver"), texts=True
     ),
     (Framework.PYTORCH, Format.SAVEDMODEL): Recipe(
-        "savedmodel", "bert_build.to_savedmodel", "1", ("tensorflow-cpu",), copies=2.3
+        "savedmodel", "bert_build.to_savedmodel", "2", ("tensorflow-cpu",), copies=2.3
     ),
     (Framework.TENSORFLOW, Format.SAVEDMODEL): Recipe(
-        "savedmodel", "bert_build.tf2_to_savedmodel", "tf2-1", ("tensorflow-cpu",)
+        "savedmodel", "bert_build.tf2_to_savedmodel", "tf2-2", ("tensorflow-cpu",)
     ),
     (Framework.TENSORFLOW, Format.ONNX): Recipe(
         "onnx",
         "bert_build.tf2_to_onnx",
-        "tf2-1",
+        "tf2-2",
         ("tensorflow-cpu", "tf2onnx", "onnx"),
         session="bert_build.onnx_session",
         copies=3.0,
@@ -60,6 +60,9 @@ RECIPES: Final = {
     (Framework.TENSORFLOW, Format.TENSORRT): ENGINE,
 }
 """By what the source is written in and what is built."""
+
+QUANTISER: Final = "int8-1"
+"""Raised by hand whenever int8.py would write another graph."""
 
 SOURCES: Final = {
     Framework.PYTORCH: "bert_build.source_model",
@@ -89,7 +92,17 @@ def recipe(build: Build) -> Recipe:
             f"Formats of a {build.framework.value} source: "
             f"{', '.join(made.value for source, made in RECIPES if source is build.framework) or 'none'}.",
         )
-    return found
+    return _quantised(found) if build.precision is Precision.INT8 else found
+
+
+def _quantised(found: Recipe) -> Recipe:
+    """The same with a quantised graph in the end. ONNX Runtime says what the ranges of activations are."""
+    return dataclasses.replace(
+        found,
+        exporter=f"{found.exporter}-{QUANTISER}",
+        packages=(*found.packages, "onnxruntime"),
+        copies=found.copies + 2,
+    )
 
 
 def version(package: str) -> str:

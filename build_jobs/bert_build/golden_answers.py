@@ -12,6 +12,9 @@ from bert_operator.api.report import FidelityFigures
 
 Array = npt.NDArray[Any]
 MASK = "attention_mask"
+SPANS = ("start_logits", "end_logits")
+"""Outputs [batch, tokens]: one number for every token, unlike logits [batch, labels]."""
+_ROWS_OF_VALUES = 2
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,35 @@ def fault(expected: Array, answered: Array | None) -> str:
     return ""
 
 
-def compare(expected: Array, answered: Array, mask: Array | None) -> Closeness:
-    """Compare one output; of token outputs only the positions that the mask shows."""
-    wanted, got = (_unmasked(array.astype(np.float64), mask) for array in (expected, answered))
-    if not wanted.size:
-        return Closeness()
-    return Closeness(float(np.max(np.abs(wanted - got))), float(np.min(_cosines(wanted, got))))
+def per_token(name: str, values: Array) -> bool:
+    """Whether an output [batch, ...] holds something for every token."""
+    return values.ndim > _ROWS_OF_VALUES or name in SPANS
+
+
+def floor(name: str, allowed: float) -> float:
+    """Below which size an output has no direction: a logit near 0 says no more than 0 does, a vector's element does."""
+    return allowed if name.endswith("logits") else 0.0
+
+
+def compare(expected: Array, answered: Array, mask: Array | None, *, name: str = "", floor: float = 0.0) -> Closeness:
+    """Compare one output, row by row; of token outputs only the positions that the mask shows.
+
+    Args:
+        expected: what the source model answered, [batch, ...].
+        answered: the same, by the server.
+        mask: attention mask of the request [batch, tokens]; None: all counts.
+        name: of the output.
+        floor: rows whose expected values are all at most that large are compared by their difference alone.
+    """
+    worst = Closeness()
+    for row in range(len(expected)):
+        shown = mask[row].astype(bool) if mask is not None and _of_tokens(name, expected, mask) else slice(None)
+        wanted, got = (array[row][shown].astype(np.float64).ravel() for array in (expected, answered))
+        if wanted.size:
+            plain = floor > 0 and np.abs(wanted).max() <= floor and np.isfinite(got).all()
+            cosine = 1.0 if plain else _cosine(wanted, got)
+            worst = worst.worst(Closeness(float(np.max(np.abs(wanted - got))), cosine))
+    return worst
 
 
 def within(closeness: Closeness, limits: FidelityFigures) -> bool:
@@ -97,16 +123,14 @@ def within(closeness: Closeness, limits: FidelityFigures) -> bool:
     )
 
 
-def _unmasked(array: Array, mask: Array | None) -> Array:
-    """Rows to compare: a token output has the mask's two axes and at least one more."""
-    if mask is not None and array.ndim > mask.ndim and array.shape[: mask.ndim] == mask.shape:
-        array = array[mask.astype(bool)]
-    return array.reshape(-1, array.shape[-1])
+def _of_tokens(name: str, array: Array, mask: Array) -> bool:
+    """Whether the mask says which positions of an output count."""
+    return array.shape[: mask.ndim] == mask.shape and per_token(name, array)
 
 
-def _cosines(wanted: Array, got: Array) -> Array:
-    """Cosine similarity of each row; two rows of zeros are alike."""
-    norms = np.linalg.norm(wanted, axis=1) * np.linalg.norm(got, axis=1)
-    alike = np.where(np.all(wanted == got, axis=1), 1.0, 0.0)
-    cosines: Array = np.divide(np.sum(wanted * got, axis=1), norms, out=alike, where=norms != 0)
-    return cosines
+def _cosine(wanted: Array, got: Array) -> float:
+    """Cosine similarity; zeros are like zeros and unlike anything else."""
+    norms = float(np.linalg.norm(wanted) * np.linalg.norm(got))
+    if norms == 0:
+        return float(np.all(wanted == got))
+    return float(wanted @ got / norms)

@@ -47,10 +47,10 @@ def cast(source: Path, target: Path) -> None:
         model,
         keep_io_types=True,
         # The converter would need a file for more than 2 GiB, and the types it needs are those of the nodes.
-        disable_shape_infer=_size(graph) > onnx_file.INLINE_LIMIT,
+        disable_shape_infer=onnx_file.size(graph) > onnx_file.INLINE_LIMIT,
         op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *IN_FP32],
     )
-    _save(found, target)
+    onnx_file.save(found, target)
 
 
 def types(path: Path) -> dict[str, int]:
@@ -84,12 +84,3 @@ def _clamp_tensor(tensor: onnx.TensorProto) -> None:
     values = numpy_helper.to_array(tensor)
     if values.size and float(values.min()) < -_HIGHEST:
         tensor.CopyFrom(numpy_helper.from_array(np.maximum(values, np.float32(LOWEST)), tensor.name))
-
-
-def _size(graph: onnx.GraphProto) -> int:
-    return sum(len(tensor.raw_data) for tensor in graph.initializer)
-
-
-def _save(model: onnx.ModelProto, target: Path) -> None:
-    large = _size(model.graph) > onnx_file.INLINE_LIMIT
-    onnx.save(model, target, save_as_external_data=large, location=f"{target.name}.data" if large else None)

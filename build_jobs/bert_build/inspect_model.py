@@ -3,11 +3,24 @@
 from pathlib import Path
 from typing import Final
 
-from bert_build import bert_layout, config_checks, files, formats, memory, progress, safetensors_header, selection
+from bert_build import (
+    bert_layout,
+    config_checks,
+    files,
+    formats,
+    memory,
+    progress,
+    safetensors_header,
+    samples,
+    selection,
+    sentence,
+    tasks,
+)
 from bert_build.failures import BuildError
 from bert_build.job import Job
 from bert_build.state import State
-from bert_operator.api.spec import Framework
+from bert_build.store import read_only_store
+from bert_operator.api.spec import Framework, Task
 
 BYTES_PER_PARAMETER: Final = 4
 """fp32."""
@@ -17,10 +30,15 @@ _BASE_MEMORY: Final = 450 << 20
 
 def run(job: Job, state: State) -> State:
     """Check configuration, weights, memory and space."""
+    if job.request.store_read_only:
+        # Fetch has not found it there.
+        raise read_only_store()
     build = job.request.build
-    config = config_checks.check((job.model / selection.CONFIG).read_bytes(), build)
+    config = config_checks.read(job.model, build)
     progress.say("inspect", f"{config.architecture}: {config.num_hidden_layers} layers, {config.hidden_size} wide")
     parameters = _parameters(job, state, config)
+    _check_pooling(job)
+    _check_mask(job, config)
     progress.say("inspect", f"{parameters / 1e6:.1f} million parameters for {build.task}")
     size = parameters * BYTES_PER_PARAMETER
     _check_memory(estimated_memory(size, formats.recipe(build)), size, memory.limit())
@@ -32,6 +50,32 @@ def run(job: Job, state: State) -> State:
 def estimated_memory(weights_bytes: int, recipe: formats.Recipe) -> int:
     """The least memory with which a build of this size gets through."""
     return int(_BASE_MEMORY + recipe.copies * weights_bytes)
+
+
+def _check_pooling(job: Job) -> None:
+    """Say what a feature extractor's sentences become.
+
+    Raises:
+        BuildError: a file that tells is damaged.
+    """
+    if job.request.build.task is not Task.FEATURE_EXTRACTION or job.request.build.framework is not Framework.PYTORCH:
+        return
+    found, why = sentence.pooling(job.model)
+    if found is not None:
+        told = f"{' and '.join(found.modes)}{', normalized' if found.normalize else ''}"
+        progress.say("inspect", f"{tasks.EMBEDDING}: {told}, as {sentence.MODULES} says")
+    elif why:
+        progress.say("inspect", f"warning: no {tasks.EMBEDDING} is built: {why}")
+
+
+def _check_mask(job: Job, config: config_checks.Config) -> None:
+    """Refuse a task fill-mask whose mask token nobody knows.
+
+    Raises:
+        BuildError: the source has no tokenizer that names it.
+    """
+    if config.task is Task.FILL_MASK:
+        samples.mask_token(job.model, config)
 
 
 def _parameters(job: Job, state: State, config: config_checks.Config) -> int:

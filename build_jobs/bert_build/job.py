@@ -15,7 +15,7 @@ from typing import Final
 
 import pydantic
 
-from bert_build import failures, memory, progress, report_io, state
+from bert_build import failures, memory, progress, report_io, sealed, state
 from bert_build.failures import BuildError, Stopped
 from bert_operator.api import names
 from bert_operator.api.report import BuildRequest, ExitCode
@@ -36,7 +36,9 @@ COMPILE_MODULES: Final = {
 }
 """The same for the Job that compiles an engine; its other steps run in NVIDIA's image."""
 FIRST_STEPS: Final = ("fetch", "stage")
-"""They find no state of an earlier step."""
+"""They find no state of an earlier step, and seal what they find out; see sealed.py."""
+LAST_STEP: Final = "publish"
+"""It believes the seal only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Job:
     work: Path = Path(names.WORK_MOUNT)
     source: Path = Path(names.SOURCE_MOUNT)
     store: Path = Path(names.STORE_MOUNT)
+    sealed: Path = Path(names.SEALED_MOUNT)
+    credentials: Path = Path(names.CREDENTIALS_MOUNT)
+    """Keys of the source's Secret, a file each; only fetch sees them."""
 
     @property
     def model(self) -> Path:
@@ -75,10 +80,10 @@ def read_request() -> BuildRequest:
         raise BuildError("InternalError", found, _REPORT_IT, ExitCode.INTERNAL) from error
 
 
-def run(step: str, work: Path, source: Path, store: Path) -> int:
+def run(step: str, work: Path, source: Path, store: Path, sealed_by_first: Path) -> int:
     """Run one step; returns the exit code of the container."""
     signal.signal(signal.SIGTERM, stop)
-    return guarded(step, lambda: _run(step, Job(read_request(), work, source, store)))
+    return guarded(step, lambda: _run(step, Job(read_request(), work, source, store, sealed_by_first)))
 
 
 def guarded(step: str, action: Callable[[], None]) -> int:
@@ -121,6 +126,8 @@ def _run(step: str, job: Job) -> None:
         }
     )
     after.save(job.work)
+    if first:
+        sealed.seal(after, job.sealed)
     progress.say(step, f"done in {seconds:.1f} s, at most {progress.size(memory.peak())} of memory")
 
 
@@ -133,6 +140,8 @@ def _state_before(step: str, job: Job) -> state.State:
     if before.request_key != job.request.request_key:
         message = f"Step {step} found the state of request {before.request_key}, not of {job.request.request_key}"
         raise BuildError("InternalError", message, _REPORT_IT, ExitCode.INTERNAL)
+    if step == LAST_STEP:
+        sealed.check(before, job.request, job.sealed)
     return before
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+from typing import Any
 
 from bert_build.state import SourceFile
-from bert_operator.api.spec import Build
+from bert_operator.api.spec import Build, Fidelity
 
 
 def weights_digest(source: dict[str, SourceFile]) -> str:
@@ -18,15 +19,25 @@ def artifact_key(weights: str, build: Build, format_name: str, toolchain: dict[s
 
     `allowPickle` is left out: it decides which file is read, and that file is part of the weights' digest.
     """
-    recipe = {
+    return _digest({"weights": weights, "recipe": recipe(build, format_name), "toolchain": toolchain})[:32]
+
+
+def recipe(build: Build, format_name: str) -> dict[str, Any]:
+    """What is asked of an artifact, but for its source."""
+    return {
         "task": build.task.value,
         "format": format_name,
         "precision": build.precision.value,
         "maxSequenceLength": build.max_sequence_length,
         "sequenceBuckets": sorted(build.sequence_buckets or []),
-        "fidelity": build.fidelity.model_dump(mode="json", by_alias=True),
+        "fidelity": fidelity(build.fidelity),
     }
-    return _digest({"weights": weights, "recipe": recipe, "toolchain": toolchain})[:32]
+
+
+def fidelity(wish: Fidelity) -> dict[str, Any]:
+    """What is asked of the comparison. Fields that a later version adds name no other artifact until they are used."""
+    first = wish.model_dump(mode="json", by_alias=True, include={"max_abs_difference", "min_cosine"})
+    return {**first, **wish.model_dump(mode="json", by_alias=True, exclude_defaults=True)}
 
 
 def _digest(value: object) -> str:

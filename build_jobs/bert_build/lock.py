@@ -38,7 +38,7 @@ def server_time(folder: Path) -> float:
 def age(path: Path, now: float) -> float | None:
     """Seconds since something was touched, None if it is gone."""
     try:
-        return now - path.stat().st_mtime
+        return now - path.lstat().st_mtime
     except FileNotFoundError:
         return None
 

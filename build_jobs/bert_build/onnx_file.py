@@ -51,6 +51,17 @@ def write(path: Path, graph: onnx.ModelProto, weights: list[Weight], inline_limi
         _write_inline(path, graph, weights)
 
 
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph that holds its weights; they go to a file beside it if protobuf can't hold them."""
+    large = size(model.graph) > INLINE_LIMIT
+    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data" if large else None)
+
+
+def size(graph: onnx.GraphProto) -> int:
+    """Bytes of the weights that are in the graph itself."""
+    return sum(len(tensor.raw_data) for tensor in graph.initializer)
+
+
 def take_out(model: onnx.ModelProto, known: Mapping[str, Weight], inputs: Collection[str]) -> list[Weight]:
     """Make weights of a graph's inputs that are none of its own `inputs`, transposed where the graph does so.
 

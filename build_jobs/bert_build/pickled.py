@@ -6,6 +6,7 @@ from typing import Final
 
 import torch
 
+from bert_build import archives
 from bert_build.failures import BuildError
 from bert_build.safetensors_header import Tensor
 
@@ -18,6 +19,7 @@ def read(path: Path, name: str) -> dict[str, Tensor]:
     Raises:
         BuildError: it is no checkpoint, or more than weights.
     """
+    archives.refuse_bombs(path, name)
     try:
         # Mapped into memory where the format allows it (PyTorch 1.6 and later write zip files).
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

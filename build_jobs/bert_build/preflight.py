@@ -10,7 +10,7 @@ from typing import Final
 
 import pydantic
 
-from bert_build import files, progress, served
+from bert_build import files, progress, served, store
 from bert_build.failures import BuildError
 from bert_operator.api import names
 from bert_operator.api.report import BuildReport, Manifest, ManifestFile, ServedModel, ServedModels
@@ -41,6 +41,10 @@ def _check(model: ServedModel, asked: ServedModels, rebuild: str) -> int:
     _check_engine(model, manifest.report, asked, rebuild)
     for name, expected in sorted(manifest.files.items()):
         _check_file(model, folder / name, expected, rebuild)
+    extra = sorted(set(store.others(folder)) - {*manifest.files, names.MANIFEST_FILE})
+    if extra:
+        # A server may prefer it to what was built: TensorFlow a saved_model.cpb to the saved_model.pb beside it.
+        raise _corrupt(model, extra[0], "no such file", "one", rebuild)
     return sum(expected.size for expected in manifest.files.values())
 
 
@@ -87,6 +91,8 @@ def _check_engine(model: ServedModel, report: BuildReport, asked: ServedModels, 
 def _check_file(model: ServedModel, path: Path, expected: ManifestFile, rebuild: str) -> None:
     name = path.relative_to(model.path).as_posix()
     try:
+        if path.is_symlink():
+            raise _corrupt(model, name, f"{expected.size} bytes", "a link", rebuild)
         size = path.stat().st_size
         if size != expected.size:
             raise _corrupt(model, name, f"{expected.size} bytes", f"{size} bytes", rebuild)

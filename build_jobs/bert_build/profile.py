@@ -37,8 +37,10 @@ _REPORT_IT: Final = "This is a defect of bert-operator: please report it with th
 _GRACE_SECONDS: Final = 20
 """For the analyzer to end by itself once it was told to."""
 _DRAFT: Final = ".tmp-"
+_REQUEST: Final = "request.json"
+"""In the folder of a run: what was asked."""
 _OLD_SECONDS: Final = 24 * 3600
-"""No run takes so long: a draft of this age is nobody's."""
+"""No run takes so long: a draft of this age is nobody's, and what a run of this age measured is recorded or lost."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def measure(request: ProfileRequest, folders: Folders) -> None:
         BuildError: nothing could be measured, or the server died for good.
     """
     _remove_drafts(folders.store / names.TUNING_FOLDER)
+    _remove_outdated(request, folders.store)
     clock = Clock(request.budget_seconds)
     golden = [one.inputs for one in golden_answers.read(folders.artifact / names.GOLDEN_FILE)]
     inputs = analyzer_config.inputs(golden, request.lengths)
@@ -264,6 +267,7 @@ def _keep(request: ProfileRequest, folders: Folders) -> None:
                 shutil.copytree(found, draft / variant.name, ignore=shutil.ignore_patterns("checkpoints", "configs"))
                 shutil.copy(folders.repository / variant.name / "config.pbtxt", draft / variant.name)
         shutil.copy(folders.inputs, draft)
+        (draft / _REQUEST).write_text(request.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
     except OSError as error:
@@ -278,6 +282,21 @@ def _remove_drafts(folder: Path) -> None:
         with suppress(OSError):
             if time.time() - draft.stat().st_mtime > _OLD_SECONDS:
                 shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove_outdated(request: ProfileRequest, store: Path) -> None:
+    """Folders of earlier runs whose measurement isn't kept any more, or whose artifact is gone."""
+    for file in (store / names.TUNING_FOLDER).glob(f"[!.]*/{_REQUEST}"):
+        try:
+            earlier = ProfileRequest.model_validate_json(file.read_text(encoding="utf-8"))
+            old = time.time() - file.stat().st_mtime > _OLD_SECONDS
+        except (OSError, ValueError):  # of another release: nothing of ours to judge
+            continue
+        dropped = earlier.artifact == request.artifact and earlier.key not in (request.key, *request.kept)
+        gone = bool(earlier.artifact_path) and not (store / earlier.artifact_path / names.MANIFEST_FILE).is_file()
+        if old and (dropped or gone):
+            progress.say(STEP, f"{file.parent.name} isn't kept any more: its files are removed")
+            shutil.rmtree(file.parent, ignore_errors=True)
 
 
 def _not_built(request: ProfileRequest, found: str) -> BuildError:

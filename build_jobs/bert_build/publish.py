@@ -2,13 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
-from bert_build import files, formats, progress, report_io
+from bert_build import files, formats, keys, progress, report_io
 from bert_build.failures import BuildError
 from bert_build.job import Job
 from bert_build.state import State
-from bert_build.store import Store
-from bert_operator.api.report import BuildReport, ExitCode, Manifest, ManifestFile
+from bert_build.store import Store, plain_files
+from bert_operator.api.report import BuildReport, BuildRequest, ExitCode, Manifest, ManifestFile, Provenance
+
+_SOURCES: Final = ("huggingFace", "pvc", "s3", "onnx")
+"""Members of a request that say where the model comes from."""
 
 
 def run(job: Job, state: State) -> State:
@@ -16,8 +20,7 @@ def run(job: Job, state: State) -> State:
     name = formats.recipe(job.request.build).name
     shelf = Store(job.store)
     published = not state.reused and shelf.publish(job.artifact, _manifest(job, state, name), _holder(job))
-    # Files were proved by their digests a moment ago, here or in fetch.
-    manifest = shelf.sound(name, state.artifact_key, thorough=False)
+    manifest = shelf.reuse(name, state.artifact_key)
     if manifest is None:
         raise BuildError(
             "ArtifactVanished",
@@ -39,16 +42,40 @@ def run(job: Job, state: State) -> State:
 
 def _manifest(job: Job, state: State, name: str) -> Manifest:
     found = digests(job.artifact)
-    return Manifest(schema_version=1, report=_report(job, state, name, found), files=found, warnings=state.warnings)
+    return Manifest(
+        schema_version=1,
+        report=_report(job, state, name, found),
+        files=found,
+        warnings=state.warnings,
+        provenance=_provenance(job.request, state, name),
+    )
 
 
 def digests(folder: Path) -> dict[str, ManifestFile]:
-    """Size and digest of every file below a folder, by relative path."""
+    """Size and digest of every file below a folder, by relative path.
+
+    Raises:
+        BuildError: it holds anything but plain files and folders.
+    """
     return {
-        path.relative_to(folder).as_posix(): ManifestFile(size=path.stat().st_size, sha256=files.sha256_of(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        name: ManifestFile(size=path.stat().st_size, sha256=files.sha256_of(path))
+        for name, path in plain_files(folder).items()
     }
+
+
+def _provenance(request: BuildRequest, state: State, name: str) -> Provenance:
+    """Where it comes from. Names of Secrets are left out: the claim is read by more people than the namespace."""
+    asked = request.model_dump(mode="json", by_alias=True, exclude_none=True)
+    sources: dict[str, dict[str, object]] = {kind: asked[kind] for kind in _SOURCES if kind in asked}
+    return Provenance(
+        source={
+            kind: {field: value for field, value in source.items() if not field.endswith("SecretRef")}
+            for kind, source in sources.items()
+        },
+        source_files={name: file.sha256 for name, file in sorted(state.files.items())},
+        recipe=keys.recipe(request.build, name),
+        images=request.images,
+    )
 
 
 def _report(job: Job, state: State, name: str, listed: dict[str, ManifestFile]) -> BuildReport:
@@ -64,7 +91,8 @@ def _report(job: Job, state: State, name: str, listed: dict[str, ManifestFile]) 
         weights_digest=state.weights_digest,
         revision=state.revision,
         task=build.task.value,
-        precision=build.precision.value,
+        precision=state.lowering.achieved if state.lowering else build.precision.value,
+        lowering=state.lowering,
         architecture=state.architecture,
         inputs=state.inputs,
         outputs=state.outputs,

@@ -189,7 +189,7 @@ def _bounded(path: Path, name: str) -> Path:
 def _names(folder: Path) -> list[str]:
     """Names of the files that matter: those at the top, and those below that we know."""
     top = [entry.name for entry in folder.iterdir() if entry.name not in _OF_THE_FILE_SYSTEM]
-    known = [name for name in selection.OTHER if "/" in name and (folder / name).is_file()]
+    known = [name for name in selection.POOLING if "/" in name and (folder / name).is_file()]
     below = [folder / name for name in selection.SAVED_MODEL_FOLDERS if selection.SAVED_MODEL in top]
     return top + known + [f"{part.name}/{file.name}" for part in below if part.is_dir() for file in part.iterdir()]
 

@@ -1,37 +1,52 @@
 """What the source model answered: written by `answer`, read by `compare` in another container and perhaps image."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from bert_build import figures, golden_answers
+from bert_build import golden_answers
 from bert_build.samples import Arrays, Sample
-from bert_operator.api.spec import Build
 
 FILE: Final = "answers.npz"
 _NAMES: Final = "names"
+_PAD: Final = "pad"
+_CALIBRATION: Final = "calibration"
 
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """One request and what the source model answered."""
+    """One text, alone and unpadded, and what the source model answered."""
 
     sample: Sample
     answer: Arrays
 
 
-def save(path: Path, recorded: Sequence[Recorded]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """Everything that an artifact is built and judged by."""
+
+    texts: list[Recorded]
+    pad: int = 0
+    """Id that fills unused positions."""
+    calibration: list[Sample] = dataclasses.field(default_factory=list)
+    """Other texts, without answers: what ranges of activations are taken from."""
+
+
+def save(path: Path, texts: Sequence[Recorded], pad: int = 0, calibration: Sequence[Sample] = ()) -> None:
     """Write all, in the layout of golden requests and with their names."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
-    for number, one in enumerate(recorded):
+    for number, one in enumerate(texts):
         arrays |= entry(number, one)
-    np.savez(path, allow_pickle=False, **{_NAMES: np.array([one.sample.name for one in recorded])}, **arrays)
+    for number, sample in enumerate(calibration):
+        arrays |= {f"{_CALIBRATION}/{number}/{name}": values for name, values in sample.inputs.items()}
+    about = {_NAMES: np.array([one.sample.name for one in texts]), _PAD: np.array(pad)}
+    np.savez(path, allow_pickle=False, **about, **arrays)
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> Recording:
     """Read all.
 
     Raises:
@@ -40,20 +55,21 @@ def load(path: Path) -> list[Recorded]:
     """
     with np.load(path, allow_pickle=False) as archive:
         titles = [str(title) for title in archive[_NAMES]]
-        requests = golden_answers.requests({key: archive[key] for key in archive.files if key != _NAMES})
-    return [
+        kept = {key: archive[key] for key in archive.files if key not in (_NAMES, _PAD)}
+        pad = int(archive[_PAD])
+    requests = golden_answers.requests({key: kept[key] for key in kept if not key.startswith(_CALIBRATION)})
+    texts = [
         Recorded(Sample(title, dict(request.inputs)), dict(request.outputs))
         for title, request in zip(titles, requests, strict=True)
     ]
+    calibration: dict[int, Arrays] = {}
+    for key in (key for key in kept if key.startswith(_CALIBRATION)):
+        _, number, name = key.split("/", 2)
+        calibration.setdefault(int(number), {})[name] = kept[key]
+    return Recording(texts, pad, [Sample(f"calibration {number}", calibration[number]) for number in calibration])
 
 
 def entry(number: int, one: Recorded) -> dict[str, "np.ndarray[Any, Any]"]:
     """One request as arrays of a file: `<number>/in/<tensor>` and `<number>/out/<tensor>`."""
     inputs = {f"{number}/in/{name}": values for name, values in one.sample.inputs.items()}
     return inputs | {f"{number}/out/{name}": values for name, values in one.answer.items()}
-
-
-def limits(build: Build, recorded: Iterable[Recorded]) -> figures.Limits:
-    """How far an artifact may be from these answers."""
-    rows = [figures.rows(values, one.sample.real) for one in recorded for values in one.answer.values()]
-    return figures.limits(build.fidelity, build.precision, figures.root_mean_square(rows))

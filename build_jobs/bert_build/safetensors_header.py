@@ -18,8 +18,8 @@ _ITEM_BITS: Final = {
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
 }  # fmt: skip
 _LENGTH_BYTES: Final = 8
-_LARGEST_HEADER: Final = 100 << 20
-"""The format's own limit."""
+_LARGEST_HEADER: Final = 16 << 20
+"""Of a BERT it is some hundred KiB. The format allows 100 MB, which unpack to gigabytes of Python objects."""
 _AGAIN: Final = "Copy or upload the file again (compare its size and sha256 with the original)."
 
 
@@ -47,8 +47,12 @@ def read(path: Path, name: str) -> dict[str, Tensor]:
         start = file.read(_LENGTH_BYTES + 64)
         length = struct.unpack("<Q", start[:_LENGTH_BYTES])[0] if len(start) >= _LENGTH_BYTES else -1
         _refuse_strangers(start, name, size)
-        if not 0 < length <= min(_LARGEST_HEADER, size - _LENGTH_BYTES):
+        if not 0 < length <= size - _LENGTH_BYTES:
             raise _corrupt(name, f"it has {progress.size(size)}, but its header should have {length} bytes")
+        if length > _LARGEST_HEADER:
+            raise _corrupt(
+                name, f"its header has {progress.size(length)}; at most {progress.size(_LARGEST_HEADER)} make sense"
+            )
         file.seek(_LENGTH_BYTES)
         header = _parsed(file.read(length), name)
     data = size - _LENGTH_BYTES - length

@@ -4,6 +4,7 @@ Real sentences if the source has a tokenizer, else ids drawn from its vocabulary
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,8 @@ import numpy as np
 
 from bert_build import progress
 from bert_build.config_checks import Config
-from bert_operator.api.spec import Build
+from bert_build.failures import BuildError
+from bert_operator.api.spec import Build, Task
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 """Tensors of one request or answer by name, batch axis included."""
@@ -28,11 +30,18 @@ SENTENCES: Final = (
     "Ugh... worst. movie. ever. I want my two hours back :(",
     "The committee will meet on Thursday, 12 March, at 3:30 p.m. in room B-204.",
     "If x > 0 and y < 10, then f(x, y) returns the larger of both values.",
+    "El banco cerró la cuenta sin avisar al cliente, y nadie contesta al teléfono.",
+    "Быстрая коричневая лиса перепрыгивает через ленивую собаку.",
+    "今日は天気がいいので、公園まで散歩に行きます。",
+    "المكتبة مفتوحة كل يوم ما عدا يوم الجمعة.",
+    "这家餐厅的服务很好 但是价格有点贵。",
+    "क्या आप मुझे स्टेशन का रास्ता बता सकते हैं?",
 )
 
 SEED: Final = 20240229
-_ROWS: Final = ((64, 3), (128, 2))
-"""Up to which length a request has how many rows; longer ones have one. Tokens cost time: minutes for BERT-large."""
+_FRAMES: Final = (("[CLS]", "[SEP]"), ("<s>", "</s>"))
+"""What begins and ends a text."""
+_MASKS: Final = ("[MASK]", "<mask>")
 _COMMON: Final = 1000
 """BERT vocabularies keep their special and unused entries below this."""
 
@@ -53,8 +62,11 @@ class Sample:
 class Tokens:
     """An endless supply of plausible token ids."""
 
-    def __init__(self, config: Config, stream: list[int], frame: tuple[int, int] | None) -> None:
+    def __init__(
+        self, config: Config, stream: list[int], frame: tuple[int, int] | None, mask: int | None = None
+    ) -> None:
         self._config = config
+        self._mask = mask
         self._stream = stream
         self._frame = frame
         self._place = 0
@@ -68,7 +80,27 @@ class Tokens:
     @property
     def types(self) -> int:
         """How many kinds of segments the model knows."""
-        return self._config.type_vocab_size
+        return self._config.type_vocab_size if "token_type_ids" in self._config.inputs else 1
+
+    def request(
+        self, ids: "np.ndarray[Any, Any]", mask: "np.ndarray[Any, Any]", types: "np.ndarray[Any, Any]"
+    ) -> Arrays:
+        """What the model is asked, of int64 tensors [batch, length]: no tensor that it doesn't know.
+
+        A row that asks for no masked token, where the task is to fill one in, gets one in its middle.
+        """
+        if self._mask is not None:
+            ids = ids.copy()
+            for row, used in zip(ids, mask.sum(axis=1), strict=True):
+                if self._mask not in row[:used]:
+                    row[used // 2] = self._mask
+        tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {name: tensors[name] for name in self._config.inputs}
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids the model knows."""
+        return self._config.vocab_size
 
     def take(self, length: int) -> list[int]:
         """The next `length` ids, framed like a sentence if there is room and the frame is known."""
@@ -91,17 +123,45 @@ class Tokens:
 
 def tokens(folder: Path, config: Config) -> tuple[Tokens, str]:
     """Token ids for a source model, and where they come from."""
-    tokenizer = _tokenizer(folder)
-    if tokenizer is not None:
-        stream = [token for text in SENTENCES for token in tokenizer.encode(text, add_special_tokens=False).ids]
+    known_words = tokenizer(folder)
+    mask = mask_token(folder, config) if config.task is Task.FILL_MASK else None
+    if known_words is not None:
+        stream = [token for text in SENTENCES for token in known_words.encode(text, add_special_tokens=False).ids]
         if stream and max(stream) < config.vocab_size:
-            frame = (tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]"))
-            known = None not in frame and max(frame) < config.vocab_size
-            return Tokens(config, stream, frame if known else None), "sentences, by the model's tokenizer"
+            found = [tuple(map(known_words.token_to_id, names)) for names in _FRAMES]
+            frame = next((ids for ids in found if None not in ids and max(ids) < config.vocab_size), None)
+            return Tokens(config, stream, frame, mask), "sentences, by the model's tokenizer"
     generator = np.random.default_rng(SEED)
     first = _COMMON if config.vocab_size > 2 * _COMMON else min(5, config.vocab_size - 1)
     drawn = generator.integers(first, config.vocab_size, size=4096).tolist()
-    return Tokens(config, drawn, None), "ids drawn from the vocabulary (no usable tokenizer in the source)"
+    return Tokens(config, drawn, None, mask), "ids drawn from the vocabulary (no usable tokenizer in the source)"
+
+
+def mask_token(folder: Path, config: Config) -> int:
+    """The id of the token that stands for a masked one.
+
+    Raises:
+        BuildError: the source has no tokenizer that names it.
+    """
+    known = tokenizer(folder)
+    found = [known.token_to_id(name) for name in (mask_name(folder), *_MASKS)] if known is not None else []
+    for number in found:
+        if number is not None and 0 <= number < config.vocab_size:
+            return int(number)
+    raise BuildError(
+        "TokenizerMissing",
+        "build.task is fill-mask, and the source has no tokenizer that names its mask token.",
+        "Add the model's tokenizer.json (a fast tokenizer's `save_pretrained` writes it) to the source.",
+    )
+
+
+def mask_name(folder: Path) -> str:
+    """How texts spell the mask token: as tokenizer_config.json says, else `[MASK]`."""
+    try:
+        told = json.loads((folder / "tokenizer_config.json").read_bytes())["mask_token"]
+    except (OSError, ValueError, LookupError, TypeError):
+        told = None
+    return str(told.get("content") if isinstance(told, dict) else told or _MASKS[0])
 
 
 def buckets(build: Build) -> list[int]:
@@ -110,18 +170,6 @@ def buckets(build: Build) -> list[int]:
     derived = [length for length in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if length < longest]
     wished = [length for length in build.sequence_buckets or derived if length <= longest]
     return sorted({*wished, longest})
-
-
-def comparison(supply: Tokens, build: Build) -> Iterator[Sample]:
-    """Requests of every length: one token, odd lengths, padded rows of a batch, second segments."""
-    yield _sample("one token", supply, 1, [1])
-    for length in buckets(build):
-        count = next((rows for limit, rows in _ROWS if length <= limit), 1)
-        rows = [length, max(1, length // 2), max(1, length // 3)][:count]
-        yield _sample(f"length {length}, batch {len(rows)}", supply, length, rows)
-        odd = length - 3
-        if 1 < odd < _ROWS[0][0]:
-            yield _sample(f"length {odd}", supply, odd, [odd])
 
 
 def golden(supply: Tokens, build: Build) -> Iterator[Sample]:
@@ -142,20 +190,20 @@ def _sample(name: str, supply: Tokens, length: int, used: list[int]) -> Sample:
         mask[row, :count] = 1
         if supply.types > 1:
             types[row, count - count // 2 : count] = 1
-    return Sample(name, {"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+    return Sample(name, supply.request(ids, mask, types))
 
 
-def _tokenizer(folder: Path) -> Any | None:  # noqa: ANN401 - tokenizers has no stubs
+def tokenizer(folder: Path) -> Any | None:  # noqa: ANN401 - tokenizers has no stubs
     """The source's tokenizer, None if it has none that works: it is not needed to build."""
     import tokenizers  # noqa: PLC0415 - only compare needs it
     from tokenizers import implementations  # noqa: PLC0415
 
     try:
         if (folder / "tokenizer.json").is_file():
-            tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-            tokenizer.no_padding()
-            tokenizer.no_truncation()
-            return tokenizer
+            found = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            found.no_padding()
+            found.no_truncation()
+            return found
         if (folder / "vocab.txt").is_file():
             return implementations.BertWordPieceTokenizer(str(folder / "vocab.txt"))
     except Exception as error:  # noqa: BLE001 - the library raises plain Exception

@@ -1,6 +1,7 @@
 """Which files of a model folder or repository a build needs. Pure; used by both kinds of source."""
 
 import json
+import re
 from collections.abc import Collection
 from typing import Final
 
@@ -22,8 +23,13 @@ TOKENIZER: Final = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-OTHER: Final = ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
-"""Nothing reads them yet, and they don't enter the weights' digest; they say what a served embedding means."""
+POOLING: Final = ("modules.json", "1_Pooling/config.json")
+"""What sentence.py reads: how a sentence-transformers model makes one vector of a sentence."""
+OTHER: Final = ("sentence_bert_config.json",)
+"""Nothing reads them, and they don't enter the weights' digest."""
+
+_PLAIN: Final = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,200}")
+"""A file's name without a folder. In a bucket or on a mirror names may hold anything, `..` too."""
 
 SMALL: Final = 64 << 20
 """Everything but weights must be smaller than this."""
@@ -33,6 +39,7 @@ def small_files(present: Collection[str]) -> dict[str, Kind]:
     """The small files to take, by name."""
     found: dict[str, Kind] = {CONFIG: "config"}
     found |= dict.fromkeys((name for name in TOKENIZER if name in present), "tokenizer")
+    found |= dict.fromkeys((name for name in POOLING if name in present), "pooling")
     found |= dict.fromkeys((name for name in OTHER if name in present), "other")
     return found
 
@@ -77,10 +84,23 @@ def weights_entry(present: Collection[str], where: str, build: Build) -> str:
 
 
 def weights_files(present: Collection[str], entry: str) -> list[str]:
-    """The files with weights that are known without looking into `entry`: the others are named by it."""
+    """The files with weights that are known without looking into `entry`: the others are named by it.
+
+    Raises:
+        BuildError: a name leads out of the model's folder.
+    """
     if entry != SAVED_MODEL:
         return [entry]
-    return [entry, *sorted(name for name in present if name.startswith(tuple(f"{f}/" for f in SAVED_MODEL_FOLDERS)))]
+    beside = sorted(name for name in present if name.startswith(tuple(f"{f}/" for f in SAVED_MODEL_FOLDERS)))
+    for name in beside:
+        if not _PLAIN.fullmatch(name.partition("/")[2]):
+            raise BuildError(
+                "SourceUnsafe",
+                f"The source names a file {name[:100]!r}; right below {' and '.join(SAVED_MODEL_FOLDERS)} a SavedModel "
+                "has plain names.",
+                "Rename or remove the file.",
+            )
+    return [entry, *beside]
 
 
 def _saved_model(present: Collection[str], where: str) -> str:
@@ -136,6 +156,12 @@ def _hint(present: Collection[str]) -> str:
     others = [name for name in present if name.endswith((".safetensors", ".bin")) and "/" not in name]
     if others:
         return f"Rename the weights ({listing(others, 3)}) to {SAFETENSORS}."
+    if "tf_model.h5" in present:
+        return (
+            "tf_model.h5 can't be read: transformers 5 dropped it. Convert it once with transformers 4 and TensorFlow: "
+            "`AutoModel.from_pretrained(folder, from_tf=True).save_pretrained(folder)` writes model.safetensors (for a "
+            "model with a head, the class that config.json names in architectures)."
+        )
     foreign = [name for name in present if name.endswith((".h5", ".msgpack", ".onnx", ".ckpt"))]
     if foreign:
         return f"{listing(foreign, 3)} can't be read: save the model as safetensors with `save_pretrained`."

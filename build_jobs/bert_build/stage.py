@@ -11,10 +11,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from bert_build import engine_plan, fidelity, formats, golden_answers, half_precision, onnx_session, progress, recorded
+from bert_build import (
+    arrangements,
+    engine_plan,
+    fidelity,
+    formats,
+    golden_answers,
+    half_precision,
+    onnx_session,
+    progress,
+    recorded,
+)
 from bert_build.failures import BuildError
 from bert_build.job import Job
-from bert_build.recorded import Recorded
+from bert_build.recorded import Recorded, Recording
 from bert_build.samples import Arrays, Sample
 from bert_build.state import State
 from bert_build.store import Store
@@ -25,7 +35,6 @@ from bert_operator.api.spec import Build, Precision
 SCRIPT: Final = Path(__file__).parent / "handlers" / "tensorrt" / names.COMPILE_SCRIPT
 _CACHE_BYTES: Final = 64 << 20
 """Larger timing caches are left out."""
-_ROWS: Final = 2
 
 
 def run(job: Job, state: State) -> State:
@@ -35,14 +44,14 @@ def run(job: Job, state: State) -> State:
         raise BuildError("InternalError", "The request names no ONNX artifact.", _REPORT_IT, ExitCode.INTERNAL)
     manifest = _proved(Store(job.store), asked)
     folder = Store(job.store).path("onnx", asked.artifact_key)
-    answers = _answers(folder, build)
-    recorded.save(job.work / recorded.FILE, answers)
+    recording = _recording(folder, build)
+    recorded.save(job.work / recorded.FILE, recording.texts, recording.pad)
     shutil.copyfile(folder / names.GOLDEN_FILE, job.work / names.GOLDEN_FILE)
-    _write_graph(job, folder, answers)
+    _write_graph(job, folder, recording)
     toolchain = formats.toolchain(formats.recipe(build))
     inputs = [tensor.name for tensor in manifest.report.inputs]
     wish = engine_plan.wish(build, asked, inputs, toolchain)
-    wish |= {"published": _published(job.store), "requests": _requests(job.work, build, inputs, answers)}
+    wish |= {"published": _published(job.store), "requests": _requests(job.work, build, inputs, recording)}
     (job.work / engine_plan.WISH_FILE).write_text(json.dumps(wish, indent=1), encoding="utf-8")
     shutil.rmtree(job.artifact, ignore_errors=True)
     job.artifact.mkdir()
@@ -70,41 +79,51 @@ def _proved(shelf: Store, asked: OnnxArtifact) -> Manifest:
     return manifest
 
 
-def _answers(folder: Path, build: Build) -> list[Recorded]:
-    """Requests and what is expected: the golden ones with the source model's answers, and longer ones.
+def _recording(folder: Path, build: Build) -> Recording:
+    """Texts and what is expected: the golden ones with the source model's answers, and longer ones.
 
     Golden requests are few and short. For longer ones the FP32 graph answers, which was proved to answer like its
     source when it was published.
     """
     golden = golden_answers.read(folder / names.GOLDEN_FILE)
-    taken = [
-        Recorded(Sample(f"golden request {number}", dict(one.inputs)), dict(one.outputs))
+    texts = [
+        _unpadded(f"golden request {number}", one)
         for number, one in enumerate(golden)
-        if next(iter(one.inputs.values())).shape[1] <= build.max_sequence_length
+        if one.inputs[golden_answers.MASK].sum() <= build.max_sequence_length
     ]
     session = onnx_session.open_session(folder)
     for profile in engine_plan.profiles(build):
-        length = profile.max[1]
-        sample = Sample(f"length {length}", _long_request(taken[-1].sample, min(_ROWS, profile.max[0]), length))
-        taken.append(Recorded(sample, session.answer(sample.inputs)))
-    return taken
+        sample = Sample(f"length {profile.max[1]}", _long_request(texts[-1].sample, profile.max[1]))
+        texts.append(Recorded(sample, session.answer(sample.inputs)))
+    return Recording(texts, _pad(golden))
 
 
-def _long_request(pattern: Sample, rows: int, length: int) -> Arrays:
-    """A request of this length from the tokens of a shorter one; its second row is half padding."""
-    real = pattern.real[0]
-    request: Arrays = {}
-    for name, values in pattern.inputs.items():
-        row = np.resize(values[0][real], length)
-        request[name] = np.repeat(row[None, :], rows, axis=0)
-    for name, values in request.items():
-        if rows > 1:
-            values[1, max(1, length // 2) :] = 0
-        request[name] = np.ascontiguousarray(values)
-    return request
+def _unpadded(name: str, golden: golden_answers.Request) -> Recorded:
+    """A golden request of one row without its padding."""
+    real = golden.inputs[golden_answers.MASK][0] == 1
+    inputs = {tensor: np.ascontiguousarray(values[:1, real]) for tensor, values in golden.inputs.items()}
+    outputs = {
+        tensor: values[:1, real] if golden_answers.per_token(tensor, values) else values[:1]
+        for tensor, values in golden.outputs.items()
+    }
+    return Recorded(Sample(name, inputs), outputs)
 
 
-def _write_graph(job: Job, folder: Path, answers: list[Recorded]) -> None:
+def _pad(golden: list[golden_answers.Request]) -> int:
+    """The id that fills unused positions, as far as a golden request shows one."""
+    for one in golden:
+        unused = one.inputs["input_ids"][one.inputs[golden_answers.MASK] == 0]
+        if unused.size:
+            return int(unused[0])
+    return 0
+
+
+def _long_request(pattern: Sample, length: int) -> Arrays:
+    """A text of this length from the tokens of a shorter one, [1, length]."""
+    return {name: np.resize(values[0], length)[None] for name, values in pattern.inputs.items()}
+
+
+def _write_graph(job: Job, folder: Path, recording: Recording) -> None:
     """The graph as it is, or in FP16 and proved on the CPU."""
     target = (job.work / engine_plan.GRAPH_FILE).parent
     shutil.rmtree(target, ignore_errors=True)
@@ -118,20 +137,21 @@ def _write_graph(job: Job, folder: Path, answers: list[Recorded]) -> None:
     except half_precision.OutOfRangeError as error:
         message, advice = f"The model can't be held in fp16: {error}.", "Write build.precision: fp32."
         raise BuildError("PrecisionOverflow", message, advice) from error
-    found = fidelity.compare(job.request.build, answers, onnx_session.open_session(target), "stage")
+    found = fidelity.compare(job.request.build, recording, onnx_session.open_session(target), "stage")
     progress.say(
         "stage", f"in fp16 on this CPU: max |Δ| {found.max_abs_difference:.1e}, cosine ≥ {found.min_cosine:.6f}"
     )
 
 
-def _requests(work: Path, build: Build, inputs: list[str], answers: list[Recorded]) -> list[dict[str, Any]]:
-    """The requests as plain bytes: the image that reads them may have no numpy."""
+def _requests(work: Path, build: Build, inputs: list[str], recording: Recording) -> list[dict[str, Any]]:
+    """The requests of the comparison as plain bytes: the image that reads them may have no numpy."""
     folder = work / "requests"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shapes = engine_plan.profiles(build)
     listed = []
-    for number, one in enumerate(answers):
+    asked = arrangements.arrange([one.sample for one in recording.texts], build, recording.pad)
+    for number, one in enumerate(asked):
         batch, length = one.sample.real.shape
         tensors = {}
         for name in inputs:

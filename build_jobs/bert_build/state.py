@@ -7,11 +7,11 @@ from pydantic import Field
 
 from bert_build import files
 from bert_operator.api.base import Model
-from bert_operator.api.report import EngineProfile, FidelityFigures, TensorSpec
+from bert_operator.api.report import EngineProfile, FidelityFigures, Lowering, TensorSpec
 
 STATE_FILE: Final = "state.json"
 
-Kind = Literal["config", "weights", "tokenizer", "other"]
+Kind = Literal["config", "weights", "tokenizer", "pooling", "other"]
 
 
 class SourceFile(Model):
@@ -40,6 +40,7 @@ class State(Model):
     inputs: list[TensorSpec] = Field(default_factory=list)
     outputs: list[TensorSpec] = Field(default_factory=list)
     fidelity: FidelityFigures | None = None
+    lowering: Lowering | None = None
     compute_capability: str = ""
     tensorrt_version: str = ""
     profiles: list[EngineProfile] = Field(default_factory=list)

@@ -12,10 +12,12 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import pydantic
@@ -31,8 +33,14 @@ _CLOCK: Final = ".clock-"
 _LOCK: Final = ".lock-"
 _TRASH_SECONDS: Final = 24 * 3600.0
 """How long what stood in the way is kept: a pod may still mount it, or somebody may miss it."""
+_REPORT_IT: Final = "This is a defect of bert-operator: please report it with the pod's log."
+WANTED_SECONDS: Final = 120.0
+"""What was published or found so long before a list of unused artifacts isn't taken for unused: its user may not be
+seen yet. Also what clocks may differ."""
 _MARGIN: Final = 64 << 10
 """For the manifest and what folders take themselves."""
+_NAME: Final = re.compile(r"[a-z0-9]{1,32}-[0-9a-f]{32}")
+"""Of an artifact's folder. Nothing else in the store is ever taken for one."""
 
 
 class Store:
@@ -43,26 +51,119 @@ class Store:
         self.folder = mount / names.ARTIFACTS_FOLDER
 
     def path(self, format_name: str, key: str) -> Path:
-        """Where an artifact lies, or will."""
-        return self.folder / f"{format_name}-{key}"
+        """Where an artifact lies, or will.
+
+        Raises:
+            BuildError: that isn't the name of an artifact, but perhaps a way out of the store.
+        """
+        name = f"{format_name}-{key}"
+        if not _NAME.fullmatch(name):
+            raise BuildError("InternalError", f"{name[:100]!r} names no artifact.", _REPORT_IT, ExitCode.INTERNAL)
+        return self.folder / name
 
     def sound(self, format_name: str, key: str, *, thorough: bool = True) -> Manifest | None:
         """The manifest of a published artifact whose files are all there; `thorough` also takes their digests."""
-        return _sound(self.path(format_name, key), key, thorough=thorough)
+        known = _NAME.fullmatch(f"{format_name}-{key}")
+        return _sound(self.path(format_name, key), key, thorough=thorough) if known else None
 
     def manifest_sha256(self, format_name: str, key: str) -> str:
         """Digest of a published manifest."""
         return hashlib.sha256((self.path(format_name, key) / names.MANIFEST_FILE).read_bytes()).hexdigest()
 
+    def reuse(self, format_name: str, key: str) -> Manifest | None:
+        """The manifest of a published artifact, which is marked as wanted just now; None if it isn't there (any more).
+
+        Files were proved by their digests a moment ago. Takes no lock, so that it works on a claim that can't be
+        written: whoever removes an artifact looks for the mark after having moved it away.
+        """
+        with contextlib.suppress(PermissionError):
+            try:
+                os.utime(self.path(format_name, key), follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
+        return self.sound(format_name, key, thorough=False)
+
+    def faults(self, name: str, manifest_sha256: str, count: files.Count) -> list[str]:
+        """What is wrong with a published artifact; empty if it is what was built, to the last byte.
+
+        Args:
+            name: of its folder.
+            manifest_sha256: of its manifest as it was recorded.
+            count: told how many bytes were read.
+        """
+        folder = self.folder / name
+        path = folder / names.MANIFEST_FILE
+        if folder.is_symlink() or path.is_symlink():
+            return ["it is a link, not a folder with its own manifest"]
+        if not path.is_file():
+            return [f"it has no {names.MANIFEST_FILE}" if folder.is_dir() else "its folder isn't there"]
+        if (found := files.sha256_of(path)) != manifest_sha256:
+            return [f"{names.MANIFEST_FILE}: published with sha256 {manifest_sha256}, found {found}"]
+        manifest = Manifest.model_validate_json(path.read_bytes())
+        wrong = [_fault(folder / file, file, known, count) for file, known in sorted(manifest.files.items())]
+        extra = sorted(set(others(folder)) - {*manifest.files, names.MANIFEST_FILE})
+        return [fault for fault in wrong if fault] + [f"{file} was not published with it" for file in extra]
+
+    def remove(self, name: str, holder: str, listed_seconds_ago: float) -> bool:
+        """Remove an artifact that nothing was seen to use; False if it isn't there.
+
+        Args:
+            name: of its folder.
+            holder: who does it, for whoever waits meanwhile.
+            listed_seconds_ago: how long ago its users were looked for: one that was wanted since then stays.
+
+        Raises:
+            BuildError: it was published or found again since then, or the claim can't be written.
+        """
+        target = self.folder / name
+        trash = self.folder / f"{_TRASH}{uuid.uuid4().hex}"
+        with _said(self, f"Removing {name}"), lock.held(self.folder / f"{_LOCK}{name}", holder):
+            self._clean()
+            self._refuse_wanted(target, listed_seconds_ago)
+            try:
+                target.rename(trash)
+            except FileNotFoundError:
+                return False
+            try:
+                # Once more: a build may have found it between the look and the move. It can't any more.
+                self._refuse_wanted(trash, listed_seconds_ago, name)
+            except BuildError:
+                _put_back(trash, target)
+                raise
+            files.sync_folder(self.folder)
+        shutil.rmtree(trash, ignore_errors=True)
+        return True
+
+    def _refuse_wanted(self, folder: Path, listed_seconds_ago: float, name: str = "") -> None:
+        idle = lock.age(folder, lock.server_time(self.folder))
+        if idle is not None and idle < listed_seconds_ago + WANTED_SECONDS:
+            raise BuildError(
+                "ArtifactWanted",
+                f"{name or folder.name} was published, or found again by a build, {max(0, idle):.0f} s ago: a "
+                "BertDeployment may be about to serve it.",
+                "Try again in a few minutes.",
+                ExitCode.PASSING,
+            )
+
+    def foreign(self, known: Iterable[str]) -> list[str]:
+        """Folders of the store that look like artifacts and aren't among `known`."""
+        entries = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted({entry.name for entry in entries if _NAME.fullmatch(entry.name)} - set(known))
+
     def publish(self, staged: Path, manifest: Manifest, holder: str) -> bool:
         """Publish the files of `staged` under their key; False if somebody else had done it meanwhile.
 
         Raises:
-            BuildError: the claim is full or can't be written, or its lock stays busy.
+            BuildError: the claim is full or can't be written, its lock stays busy, or something is no plain file.
         """
+        _refuse_names(manifest.files)
         target = self.path(manifest.report.format, manifest.report.artifact_key)
         with _explained(self, manifest):
             self.folder.mkdir(parents=True, exist_ok=True)
+            _refuse_link(self.folder)
             with lock.held(self.folder / f"{_LOCK}{target.name}", holder) as heartbeat:
                 self._clean()
                 if _sound(target, manifest.report.artifact_key, thorough=True):
@@ -105,7 +206,7 @@ class Store:
         trash = self.folder / f"{_TRASH}{uuid.uuid4().hex}"
         target.rename(trash)
         # Kept from now, not from when it was written.
-        os.utime(trash)
+        os.utime(trash, follow_symlinks=False)
         if _sound(trash, key, thorough=True):
             # Whoever held the lock before us was slow, not dead, and published this very moment.
             with contextlib.suppress(OSError):
@@ -142,16 +243,113 @@ def _lifetime(name: str) -> float | None:
 
 def _sound(folder: Path, key: str, *, thorough: bool) -> Manifest | None:
     try:
+        if folder.is_symlink():
+            return None
         manifest = Manifest.model_validate_json((folder / names.MANIFEST_FILE).read_bytes())
         if manifest.report.artifact_key != key:
             return None
         for name, file in manifest.files.items():
             path = folder / name
-            if path.stat().st_size != file.size or (thorough and files.sha256_of(path) != file.sha256):
+            found = path.lstat()
+            # A link may lead elsewhere tomorrow.
+            if (
+                not stat.S_ISREG(found.st_mode)
+                or found.st_size != file.size
+                or (thorough and files.sha256_of(path) != file.sha256)
+            ):
                 return None
     except (OSError, pydantic.ValidationError):
         return None
     return manifest
+
+
+def plain_files(folder: Path) -> dict[str, Path]:
+    """Every file below a folder by its relative path, in order.
+
+    Raises:
+        BuildError: it holds a link, a second name of some other file, a pipe or a device. Whoever filled it may have
+            run what users bring, so nothing of it is followed.
+    """
+    found: dict[str, Path] = {}
+    _refuse_unsafe(folder, folder.name, folder.lstat())
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        status = path.lstat()
+        _refuse_unsafe(path, name, status)
+        if stat.S_ISREG(status.st_mode):
+            found[name] = path
+    _refuse_names(found)
+    return found
+
+
+def _refuse_unsafe(path: Path, name: str, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        return
+    if path.is_symlink():
+        what = "is a link"
+    elif not stat.S_ISREG(status.st_mode):
+        what = "is no regular file"
+    elif status.st_nlink > 1:
+        what = "has another name elsewhere"
+    else:
+        return
+    raise BuildError(
+        "ArtifactUnsafe",
+        f"What was built can't be published: {name} {what}.",
+        "The conversion writes plain files only: take the source from somebody you trust, or report this.",
+    )
+
+
+def _refuse_names(listed: Iterable[str]) -> None:
+    """Refuse paths that leave the artifact's folder, or take the place of its manifest."""
+    for name in listed:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or path.as_posix() != name or name in (".", names.MANIFEST_FILE):
+            raise BuildError(
+                "ArtifactUnsafe",
+                f"{name!r} can't be the name of a file of an artifact.",
+                "The conversion writes no such file: take the source from somebody you trust, or report this.",
+            )
+
+
+def _refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise BuildError(
+            "StoreUnsafe",
+            f"{folder.name} on the artifact store's claim is a link; the store writes to a folder of the claim only.",
+            f"Replace the link {folder.name} in the claim's root by a folder.",
+        )
+
+
+def others(folder: Path) -> list[str]:
+    """Everything below an artifact's folder that is no folder, by relative path; NFS's own leftovers don't count."""
+    return [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if (path.is_symlink() or not path.is_dir()) and not path.name.startswith(".nfs")
+    ]
+
+
+def _fault(path: Path, name: str, known: ManifestFile, count: files.Count) -> str:
+    """What is wrong with one file, or nothing."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            return f"{name} is no regular file"
+        if status.st_size != known.size:
+            return f"{name}: published with {known.size} bytes, found {status.st_size}"
+        found = files.sha256_of(path, count)
+    except OSError as error:
+        return f"{name}: {error.strerror}"
+    return "" if found == known.sha256 else f"{name}: published with sha256 {known.sha256}, found {found}"
+
+
+def _put_back(trash: Path, target: Path) -> None:
+    try:
+        # Also over the empty folder that the kubelet makes for a pod that starts this very moment.
+        trash.rename(target)
+    except OSError:
+        progress.say("store", f"{target.name} was published anew meanwhile: {trash.name} is the one before")
 
 
 def _fill(temporary: Path, staged: Path, listed: Mapping[str, ManifestFile]) -> None:
@@ -167,29 +365,44 @@ def _fill(temporary: Path, staged: Path, listed: Mapping[str, ManifestFile]) -> 
             )
 
 
+def read_only_store() -> BuildError:
+    """The claim of the store can't be written."""
+    return BuildError(
+        "StoreReadOnly",
+        "The artifact store's claim can't be written: its volume is mounted read-only, as that of every claim is "
+        "whose only access mode is ReadOnlyMany. It serves what is in it already; nothing can be built into it or "
+        "removed from it.",
+        "Set storage.claimName to a claim with ReadWriteOnce or ReadWriteMany, or build through another claim of "
+        "the same volume.",
+        ExitCode.NO_SPACE,
+    )
+
+
 @contextlib.contextmanager
 def _explained(store: Store, manifest: Manifest) -> Iterator[None]:
+    """Say what a failed publication means."""
+    needed = progress.size(sum(file.size for file in manifest.files.values()))
+    with _said(store, f"the artifact needs {needed}"):
+        yield
+
+
+@contextlib.contextmanager
+def _said(store: Store, what: str) -> Iterator[None]:
     """Say what a failed write means."""
     try:
         yield
     except OSError as error:
-        raise _explanation(error, store, manifest) from error
+        raise _explanation(error, store, what) from error
 
 
-def _explanation(error: OSError, store: Store, manifest: Manifest) -> BuildError | OSError:
-    needed = progress.size(sum(file.size for file in manifest.files.values()))
+def _explanation(error: OSError, store: Store, what: str) -> BuildError | OSError:
     if error.errno == errno.EROFS:
-        return BuildError(
-            "StoreReadOnly",
-            "The artifact store's claim is mounted read-only by its volume.",
-            "Use a claim that can be written.",
-            ExitCode.NO_SPACE,
-        )
+        return read_only_store()
     if error.errno in FULL:
         with contextlib.suppress(OSError):
             free = progress.size(files.free(store.mount))
-            return files.no_space(f"the artifact needs {needed}, {free} are free ({error.strerror})", store=True)
-        return files.no_space(f"the artifact needs {needed} ({error.strerror})", store=True)
+            return files.no_space(f"{what}, {free} are free ({error.strerror})", store=True)
+        return files.no_space(f"{what} ({error.strerror})", store=True)
     if error.errno in (errno.EACCES, errno.EPERM):
         found = store.folder if store.folder.exists() else store.mount
         owner = found.stat()

@@ -7,6 +7,7 @@ name them; a signature that can't be served as a BERT is refused with what it of
 import dataclasses
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
 
-from bert_build import selection
+from bert_build import selection, tensorflow_operations
 from bert_build.failures import BuildError, listing
 from bert_build.samples import Arrays
 from bert_operator.api.spec import Task
@@ -50,7 +51,8 @@ class Names:
 class TensorFlowModel:
     """A SavedModel with our names, int64 inputs and one fp32 output."""
 
-    def __init__(self, loaded: Any, signature: Any, found: Names, output: str) -> None:  # noqa: ANN401 - no stubs
+    def __init__(self, loaded: Any, signature: Any, found: Names, output: str, home: Any) -> None:  # noqa: ANN401 - no stubs
+        self.home = home  # the folder it was loaded from goes with it
         self.loaded = loaded  # the variables live as long as this does
         self._signature = signature
         self._found = found
@@ -72,10 +74,12 @@ def load(folder: Path, task: Task) -> TensorFlowModel:
     """Load the SavedModel of a folder for a task.
 
     Raises:
-        BuildError: it can't be read, or its signature is no BERT's of this task.
+        BuildError: it can't be read, could do more than calculate, or its signature is no BERT's of this task.
     """
+    home = tempfile.TemporaryDirectory(prefix="savedmodel-")
+    _judged(folder, Path(home.name))
     try:
-        loaded = tf.saved_model.load(str(folder))
+        loaded = tf.saved_model.load(home.name)
     except Exception as error:
         # TensorFlow raises a dozen types here, all of which mean the same to the user.
         raise _unreadable(error) from error
@@ -84,17 +88,18 @@ def load(folder: Path, task: Task) -> TensorFlowModel:
         raise _no_signature(list(loaded.signatures))
     inputs = {name: _shape(spec.shape) for name, spec in signature.structured_input_signature[1].items()}
     outputs = {name: _shape(spec.shape) for name, spec in signature.structured_outputs.items()}
-    return TensorFlowModel(loaded, signature, _names(inputs, outputs, task), OUTPUTS[task][0])
+    return TensorFlowModel(loaded, signature, _names(inputs, outputs, task), OUTPUTS[task][0], home)
 
 
 def check(folder: Path, task: Task) -> int:
     """Refuse what `load` would refuse, without loading weights; returns the number of parameters.
 
     Raises:
-        BuildError: the SavedModel can't be read, or its signature is no BERT's of this task.
+        BuildError: the SavedModel can't be read, could do more than calculate, or its signature is no BERT's of this
+            task.
     """
+    signatures = _signatures(_judged(folder))
     try:
-        signatures = _signatures(folder)
         shapes = dict(tf.train.list_variables(str(folder / "variables" / "variables")))
     except Exception as error:
         raise _unreadable(error) from error
@@ -108,14 +113,38 @@ def check(folder: Path, task: Task) -> int:
     return sum(math.prod(shape) for name, shape in shapes.items() if not any(word in name for word in _NO_WEIGHTS))
 
 
-def _signatures(folder: Path) -> dict[str, Any]:
-    from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415 - only inspect needs it
+def _judged(folder: Path, copy: Path | None = None) -> Any:  # noqa: ANN401 - a protobuf message
+    """The SavedModel's message, once it is known that it can do nothing but calculate.
 
-    model = saved_model_pb2.SavedModel.FromString((folder / selection.SAVED_MODEL).read_bytes())
-    graphs = [graph for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags]
-    if not graphs:
-        raise ValueError("it has no graph with the tag 'serve'")
-    return dict(graphs[0].signature_def)
+    Args:
+        folder: of the source; it may lie on a claim that others write to.
+        copy: an empty folder to load it from: what was judged and nothing else.
+
+    Raises:
+        BuildError: it can't be read or must not be loaded.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415 - only builds need it
+
+    try:
+        content = (folder / selection.SAVED_MODEL).read_bytes()
+        model = saved_model_pb2.SavedModel.FromString(content)
+    except Exception as error:
+        raise _unreadable(error) from error
+    tensorflow_operations.check(model)
+    if copy is not None:
+        (copy / selection.SAVED_MODEL).write_bytes(content)
+        for name in selection.SAVED_MODEL_FOLDERS:
+            if (folder / name).is_dir():
+                (copy / name).symlink_to((folder / name).resolve())
+    return model
+
+
+def _signatures(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a protobuf message
+    """The signatures of the one graph."""
+    graph = model.meta_graphs[0]
+    if "serve" not in graph.meta_info_def.tags:
+        raise _unreadable(ValueError("it has no graph with the tag 'serve'"))
+    return dict(graph.signature_def)
 
 
 Shape = list[int | None] | None

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from bert_build import config_checks
 from bert_build.failures import BuildError
 from bert_build.samples import SENTENCES, Sample
-from bert_operator.api.spec import Build
+from bert_operator.api.spec import Build, Task
 
 TEXT: Final = "text"
 PAIR: Final = "text_pair"
@@ -66,16 +67,27 @@ def samples(folder: Path, build: Build) -> Iterator[Sample]:
         ("a pair of texts", SENTENCES[:2]),
         ("a text that is too long", (_long_text(build.max_sequence_length),)),
     )
-    for name, words in wanted:
+    known = config_checks.read(folder, build).inputs
+    masked = build.task is Task.FILL_MASK
+    for name, plain in wanted:
+        words = tuple(_with_mask(text, found.mask_token) for text in plain) if masked else plain
         encoded = found(*words, truncation=True, max_length=build.max_sequence_length, return_tensors="np")
         shape = encoded["input_ids"].shape
-        inputs = {
+        tensors = {
             "input_ids": encoded["input_ids"].astype(np.int64),
             "attention_mask": np.ones(shape, dtype=np.int64),
             "token_type_ids": encoded.get("token_type_ids", np.zeros(shape)).astype(np.int64),
         }
+        inputs = {name: tensors[name] for name in known}
         told = dict(zip((TEXT, PAIR), (np.array([word]) for word in words), strict=False))
         yield Sample(name, told | inputs)
+
+
+def _with_mask(text: str, mask: str) -> str:
+    """The text with its second word, and the last but one, masked: one of them is left wherever it is cut."""
+    words = text.split()
+    words[1] = words[-2] = mask
+    return " ".join(words)
 
 
 def _long_text(limit: int) -> str:

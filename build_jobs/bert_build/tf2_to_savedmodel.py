@@ -37,6 +37,6 @@ def convert(job: Job) -> None:
     served = _Served(tensorflow_source.load(job.model, job.request.build.task))
     progress.say("convert", "source model loaded; saving it under our signature")
     tf.saved_model.save(served, str(job.artifact), signatures={tensorflow_bert.SIGNATURE: served.serve})
-    requests = [one.sample.inputs for one in recorded.load(job.work / recorded.FILE)]
+    requests = [one.sample.inputs for one in recorded.load(job.work / recorded.FILE).texts]
     write_warmup(job.artifact, job.request.model, requests)
     progress.say("convert", f"SavedModel written, {len(requests)} warm-up requests")

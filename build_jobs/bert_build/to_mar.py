@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import yaml
 
-from bert_build import config_checks, progress, samples, selection, source_model, texts
+from bert_build import config_checks, progress, samples, selection, source_model, tasks, texts
 from bert_build.failures import BuildError
 from bert_build.job import Job
 from bert_build.samples import Arrays
@@ -29,7 +29,7 @@ from bert_operator.api.report import ExitCode, TensorSpec
 from bert_operator.api.spec import Build
 
 HANDLER: Final = Path(__file__).parent / "handlers" / "torchserve"
-HANDLER_FILES: Final = ("bert_handler.py", "served_bert.py")
+HANDLER_FILES: Final = ("bert_handler.py", "served_bert.py", "bert_answers.py")
 _CONFIG: Final = "model-config.yaml"
 _MODEL: Final = "model.pt"
 _TOKENIZER: Final = "tokenizer.json"
@@ -47,7 +47,7 @@ def convert(job: Job) -> None:
     model = source_model.load(job.model, job.request.build.task)
     progress.say("convert", "source model loaded; tracing")
     torch.jit.save(_traced(model), str(parts / _MODEL))
-    extra = [HANDLER / HANDLER_FILES[1], *_described(job, parts, model.output)]
+    extra = [*(HANDLER / name for name in HANDLER_FILES[1:]), *_described(job, parts, model)]
     progress.say("convert", f"packing {', '.join(sorted([_MODEL, *(path.name for path in extra)]))}")
     _pack(parts, extra, job.artifact)
     shutil.rmtree(parts)
@@ -62,35 +62,42 @@ def _traced(model: source_model.SourceModel) -> Any:  # noqa: ANN401 - a TorchSc
     with warnings.catch_warnings(), torch.no_grad():
         # Of the tracer: about branches that don't depend on the input here. Fidelity would notice if they did.
         warnings.simplefilter("ignore")
-        return torch.jit.freeze(torch.jit.trace(model, (ids, mask, torch.zeros_like(ids)), check_trace=False))
+        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+        example = tuple(given[name] for name in model.inputs)
+        return torch.jit.freeze(torch.jit.trace(model, example, check_trace=False))
 
 
-def _described(job: Job, parts: Path, output: str) -> list[Path]:
+def _described(job: Job, parts: Path, model: source_model.SourceModel) -> list[Path]:
     """Write the files beside the model: its tokenizer, labels and facts; returns what the archiver calls extra."""
     text = (job.model / selection.CONFIG).read_bytes()
     config = config_checks.check(text, job.request.build)
+    task = job.request.build.task
     raw: dict[str, Any] = json.loads(text)
     extra: list[Path] = []
     tokenizer = texts.tokenizer(job.model)
     if tokenizer is not None:
         extra.append(parts / _TOKENIZER)
         extra[-1].write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
-    if output == "logits":
+    if task in tasks.LABELLED:
         extra.append(parts / _LABELS)
         labels = config.id2label or {str(index): f"LABEL_{index}" for index in range(config.labels)}
         extra[-1].write_text(json.dumps(labels), encoding="utf-8")
     facts = {
-        "output": output,
+        "task": task.value,
+        "inputs": list(model.inputs),
+        "outputs": {name: tasks.per_token(task, name) for name in model.outputs},
         "max_length": job.request.build.max_sequence_length,
         "vocabulary": config.vocab_size,
         "types": config.type_vocab_size,
+        "mask": model.mask if isinstance(model, source_model.MaskFiller) else None,
         "pad": config.pad_token_id or 0,
         "activation": _activation(raw.get("problem_type"), config.labels),
         "lengths": _warm_lengths(job.request.build),
         # Of tokenizer_config.json; tokenizer.json alone doesn't say it.
         "truncation_side": getattr(tokenizer, "truncation_side", "right"),
     }
-    (parts / _CONFIG).write_text(yaml.safe_dump({"handler": facts}), encoding="utf-8")
+    # The order of outputs is the model's.
+    (parts / _CONFIG).write_text(yaml.safe_dump({"handler": facts}, sort_keys=False), encoding="utf-8")
     return extra
 
 
@@ -140,15 +147,16 @@ class Session:
             here = Path(unpacked)
             with zipfile.ZipFile(folder / names.MAR_FILE) as archive:
                 archive.extractall(here)
+            # The one imports the other, as in TorchServe, where both lie in one folder.
+            sys.modules["bert_answers"] = _code(here / HANDLER_FILES[2])
             code = _code(here / HANDLER_FILES[1])
             facts = code.Facts.of(yaml.safe_load((here / _CONFIG).read_bytes())["handler"])
             self._bert = code.ServedBert(here, facts, _BATCH)
-        self.inputs = [TensorSpec(name=name, dtype="INT64", dims=[-1]) for name in source_model.INPUTS]
-        probe = self.answer({name: np.ones((1, 3), dtype=np.int64) for name in source_model.INPUTS[:2]})
-        ((name, values),) = probe.items()
-        by_token = values.ndim > 2  # noqa: PLR2004 - batch and one more
+        self.inputs = [TensorSpec(name=name, dtype="INT64", dims=[-1]) for name in facts.inputs]
+        probe = self.answer({name: np.ones((1, 3), dtype=np.int64) for name in facts.inputs[:2]})
         self.outputs = [
-            TensorSpec(name=name, dtype="FP32", dims=[-1 if by_token else values.shape[1], *values.shape[2:]])
+            TensorSpec(name=name, dtype="FP32", dims=[-1 if facts.outputs[name] else width, *rest])
+            for name, (_, width, *rest) in ((name, values.shape) for name, values in probe.items())
         ]
 
     def answer(self, request: Arrays) -> Arrays:

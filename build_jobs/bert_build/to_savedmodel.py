@@ -16,10 +16,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
-from bert_build import bert_layout, checkpoint, config_checks, progress, recorded, selection, tensorflow_bert
+from bert_build import bert_layout, checkpoint, config_checks, progress, recorded, samples, sentence, tensorflow_bert
 from bert_build.job import Job
 from bert_build.samples import Arrays
 from bert_operator.api.report import TensorSpec
+from bert_operator.api.spec import Task
 
 WARMUP_FILE: Final = "assets.extra/tf_serving_warmup_requests"
 _TYPES: Final = {tf.int64: "INT64", tf.int32: "INT32", tf.float32: "FP32"}
@@ -28,13 +29,16 @@ _TYPES: Final = {tf.int64: "INT64", tf.int32: "INT32", tf.float32: "FP32"}
 def convert(job: Job) -> None:
     """Write the SavedModel and its warm-up requests into the job's artifact folder."""
     build = job.request.build
-    config = config_checks.check((job.model / selection.CONFIG).read_bytes(), build)
+    config = config_checks.read(job.model, build)
     wanted = list(bert_layout.expected(config, build.task))
-    model = tensorflow_bert.Bert(config, build.task, checkpoint.weights(job.model, wanted))
+    weights = checkpoint.weights(job.model, wanted, config.family)
+    pooling = sentence.pooling(job.model)[0] if build.task is Task.FEATURE_EXTRACTION else None
+    mask = samples.mask_token(job.model, config) if build.task is Task.FILL_MASK else None
+    model = tensorflow_bert.Bert(config, build.task, weights, pooling, mask)
     progress.say("convert", f"{len(model.weights)} tensors loaded; tracing")
     signatures = {tensorflow_bert.SIGNATURE: model.signature()}
     tf.saved_model.save(model, str(job.artifact), signatures=signatures)
-    requests = [one.sample.inputs for one in recorded.load(job.work / recorded.FILE)]
+    requests = [one.sample.inputs for one in recorded.load(job.work / recorded.FILE).texts]
     write_warmup(job.artifact, job.request.model, requests)
     progress.say("convert", f"SavedModel written, {len(requests)} warm-up requests")
 
@@ -58,7 +62,7 @@ class Session:
         self._loaded = tf.saved_model.load(str(folder))  # the variables live as long as this does
         self._signature = self._loaded.signatures[tensorflow_bert.SIGNATURE]
         inputs = self._signature.structured_input_signature[1]
-        self.inputs = [_spec(name, inputs[name]) for name in tensorflow_bert.INPUTS]
+        self.inputs = [_spec(name, inputs[name]) for name in tensorflow_bert.INPUTS if name in inputs]
         self.outputs = [_spec(name, spec) for name, spec in self._signature.structured_outputs.items()]
 
     def answer(self, request: Arrays) -> Arrays:

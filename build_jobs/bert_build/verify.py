@@ -114,8 +114,11 @@ def _compare(client: Client, model: ServedModel, request: golden_answers.Request
         fault = golden_answers.fault(expected, answered)
         if fault or answered is None:
             raise _MismatchError(f"output {name!r} {fault}")
-        closeness = golden_answers.compare(expected, answered, request.inputs.get(golden_answers.MASK))
-        if not golden_answers.within(closeness, manifest.report.fidelity):
+        limits = manifest.report.fidelity
+        floor = golden_answers.floor(name, limits.limit_max_abs_difference)
+        mask = request.inputs.get(golden_answers.MASK)
+        closeness = golden_answers.compare(expected, answered, mask, name=name, floor=floor)
+        if not golden_answers.within(closeness, limits):
             raise _MismatchError(f"output {name!r}: {_figures(closeness, manifest)}")
         worst = worst.worst(closeness)
     return worst

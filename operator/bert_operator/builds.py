@@ -5,19 +5,21 @@ shared with whoever asks the same. What a Job reported is recorded before the Jo
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
-from bert_operator import checks, job_state, pod_state
+from bert_operator import checks, job_state, pod_state, published
 from bert_operator.api import names, steps
 from bert_operator.api import spec as api
-from bert_operator.api.actions import Adoption, Ref
+from bert_operator.api.actions import Adoption, Departure, Ref
 from bert_operator.api.artifact import BertArtifactSpec
 from bert_operator.api.observed import Manifest
 from bert_operator.api.report import BuildReport, BuildRequest, OnnxArtifact
 from bert_operator.case import Case
 from bert_operator.objects import artifact, job, profile_job
+from bert_operator.objects.pod import read_only
 from bert_operator.pod_state import Problem
 from bert_operator.request_key import request_key, same_wish
 from bert_operator.servers import SERVERS
@@ -102,11 +104,7 @@ def _recipe_faults(case: Case, model: api.BertModel, build: api.Build) -> Iterat
     if build.format is api.Format.TENSORRT:
         yield from _engine_faults(case, model, build)
         return
-    if build.precision is not api.Precision.FP32:
-        yield (
-            f"build.precision is {build.precision.value!r}, and format auto is {build.format.value!r} on hardware "
-            f"profile {case.spec.hardware.profile!r}, built in fp32: write fp32, or name a profile with GPUs"
-        )
+    yield from _precision_faults(case, model, build)
     if build.max_batch_size is not None:
         yield (
             f"build.maxBatchSize is {build.max_batch_size}, and format auto is {build.format.value!r} on hardware "
@@ -114,7 +112,28 @@ def _recipe_faults(case: Case, model: api.BertModel, build: api.Build) -> Iterat
         )
 
 
+def _precision_faults(case: Case, model: api.BertModel, build: api.Build) -> Iterator[str]:
+    """A precision that the format has, and this hardware."""
+    gpu, found = bool(case.profile.resource_name), build.precision
+    able = {
+        api.Precision.FP16: build.format is api.Format.TENSORRT,
+        api.Precision.INT8: build.format is api.Format.ONNX and not gpu,
+    }
+    if able.get(found, True):
+        return
+    written = "format auto" if model.build.format is api.Format.AUTO else "format"
+    other = {
+        api.Precision.FP16: "name a profile with GPUs" if not gpu else "write format: tensorrt",
+        api.Precision.INT8: "name a profile without GPUs and write format: onnx, served by triton",
+    }
+    yield (
+        f"build.precision is {found.value!r}, and {written} is {build.format.value!r} on hardware profile "
+        f"{case.spec.hardware.profile!r}, where that isn't offered: write fp32, or {other[found]}"
+    )
+
+
 def _engine_faults(case: Case, model: api.BertModel, build: api.Build) -> Iterator[str]:
+    yield from _precision_faults(case, model, build)
     if model.serving.max_batch_size > build.engine_batch:
         found = "unset, which means" if build.max_batch_size is None else "only"
         yield (
@@ -131,24 +150,12 @@ def _engine_faults(case: Case, model: api.BertModel, build: api.Build) -> Iterat
         )
 
 
-def orphans(case: Case, builds: Iterable[Build]) -> list[Ref]:
-    """Jobs that have done their duty: recorded, superseded by a later attempt, or no longer wanted by anyone."""
+def orphans(case: Case, builds: Iterable[Build]) -> list[Ref | Departure]:
+    """Jobs that have done their duty: recorded, superseded by a later attempt, or no longer wanted."""
     recorded = {key for live in case.observed.artifacts for key in live["spec"]["requestKeys"]}
     wanted = {build.facts.request_key for build in builds}
     jobs = [live for live in case.observed.jobs if job_state.component(live) != profile_job.COMPONENT]
-    latest: dict[str, int] = {}
-    for live in jobs:
-        latest[job_state.key(live)] = max(latest.get(job_state.key(live), 0), job_state.attempt(live))
-    return [
-        Ref(kind="Job", name=live["metadata"]["name"], uid=live["metadata"]["uid"])
-        for live in jobs
-        if "deletionTimestamp" not in live["metadata"]
-        and (
-            (job_state.ended(live, "Complete") and job_state.key(live) in recorded)
-            or job_state.attempt(live) < latest[job_state.key(live)]
-            or (job_state.key(live) not in wanted and job_state.owned_by_alone(live, case.identity.uid))
-        )
-    ]
+    return job_state.done_with(jobs, recorded=recorded, wanted=wanted, uid=case.identity.uid)
 
 
 def adoption(case: Case, live: Manifest) -> Adoption:
@@ -171,6 +178,8 @@ def _build(case: Case, model: api.BertModel, version: api.ModelVersion) -> Build
 def _under_way(case: Case, wish: _Wish) -> Build | None:
     """The artifact, or the Job that makes it; None if nobody has asked yet."""
     key, facts = wish.key, wish.facts
+    if named := _named(case, wish):
+        return named
     found = _artifact(case, key)
     if found is not None:
         live, spec = found
@@ -184,6 +193,17 @@ def _under_way(case: Case, wish: _Wish) -> Build | None:
         )
     attempts = [live for live in case.observed.jobs if job_state.key(live) == key and job_state.alive(live)]
     return _watch(case, wish, max(attempts, key=job_state.attempt)) if attempts else None
+
+
+def _named(case: Case, wish: _Wish) -> Build | None:
+    """The published artifact that is the source; None if the source is weights, or an ONNX model to be compiled."""
+    source = wish.version.source.artifact
+    if source is None or published.compiles(case, source, wish.build):
+        return None
+    found = published.of_source(case, source, wish.build)
+    if isinstance(found, Problem):
+        return Build(facts=replace(wish.facts, problem=found))
+    return Build(facts=replace(wish.facts, artifact=found, artifact_name=source.name))
 
 
 def _request_key(case: Case, build: api.Build, version: api.ModelVersion, hardware: api.Hardware) -> str:
@@ -283,6 +303,9 @@ def _request(case: Case, wish: _Wish) -> BuildRequest:
         build=wish.build,
         hugging_face=hub,
         pvc=wish.version.source.pvc,
+        s3=wish.version.source.s3,
+        images=_images(case, wish),
+        store_read_only=read_only(case.store_claim),
         owner=f"{case.identity.namespace}/{case.identity.name}",
     )
 
@@ -302,8 +325,16 @@ def _compile_request(case: Case, wish: _Wish, onnx: BertArtifactSpec) -> BuildRe
             compute_capability=case.profile.compute_capability,
             tensorrt_version=release.tensorrt_version,
         ),
+        images=_images(case, wish),
+        store_read_only=read_only(case.store_claim),
         owner=f"{case.identity.namespace}/{case.identity.name}",
     )
+
+
+def _images(case: Case, wish: _Wish) -> list[str]:
+    """What the Job's containers run in, each image once."""
+    images = [job.image(wish.build, step, case.spec, case.settings) for step in steps.job_steps(wish.build)]
+    return list(dict.fromkeys(images))
 
 
 def _recorded_revision(case: Case, wish: _Wish) -> str:
@@ -338,11 +369,42 @@ def _watch(case: Case, wish: _Wish, live: Manifest) -> Build:
     if failed := job_state.ended(live, "Failed"):
         return _after_failure(case, wish, facts, live, failed)
     # What has failed is told once the Job has ended: until then the same status would come and go.
-    problem = pod_state.held_up(pod) if pod else None
-    if problem and wish.build.format is api.Format.TENSORRT:
-        problem = _waiting_for_accelerator(case, facts, problem)
-    facts = replace(facts, step=pod_state.stage(pod) if pod else "", problem=problem, retry_seconds=0.0)
+    problem = job_state.held_up(live, case.observed.job_pods, case.observed.refused_pods)
+    if problem and problem.reason == "Unschedulable":
+        problem = _waiting_for_room(case, wish, facts, problem)
+    step = pod_state.stage(pod) if pod else ""
+    facts = replace(facts, step=step, progress=_progress(case, wish, step), queued=job_state.queued(live))
+    facts = replace(facts, problem=problem, retry_seconds=0.0)
     return Build(facts=facts, adopt=None if case.identity.owns(live) else live)
+
+
+def _progress(case: Case, wish: _Wish, step: str) -> str:
+    """Which step it is at, and about how long the rest took for others: the same all through the step."""
+    order = steps.job_steps(wish.build)
+    if step not in order:
+        return ""
+    place = order.index(step)
+    at = f"step {step}, {place + 1} of {len(order)}"
+    reports = [live["spec"]["report"] for live in case.observed.artifacts]
+    known = [
+        report.get("durationsSeconds") or {}
+        for report in reports
+        if report.get("format") == wish.build.format.value and not report.get("reused")
+    ]
+    left = sum(_usual(known, later) for later in order[place:])
+    return f"{at}, about {_rounded(left)} left" if left else at
+
+
+def _usual(known: Sequence[Mapping[str, float]], step: str) -> float:
+    """Median of what a step took, in seconds; 0 if nobody knows."""
+    return median([durations[step] for durations in known if step in durations] or [0.0])
+
+
+def _rounded(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds > 90:  # noqa: PLR2004 - a minute and a half
+        return f"{seconds / 60:.0f} min"
+    return f"{max(5, 5 * round(seconds / 5))} s"
 
 
 def _compiled_revision(case: Case, wish: _Wish) -> str:
@@ -353,15 +415,14 @@ def _compiled_revision(case: Case, wish: _Wish) -> str:
     return onnx[1].report.revision if onnx else ""
 
 
-def _waiting_for_accelerator(case: Case, facts: checks.VersionFacts, problem: Problem) -> Problem:
-    """Say what a pod that no node takes is waiting for; every other hold-up speaks for itself."""
-    if problem.reason != "Unschedulable":
-        return problem
-    plain = sorted(name for name, profile in case.settings.hardware_profiles.items() if not profile.resource_name)
+def _waiting_for_room(case: Case, wish: _Wish, facts: checks.VersionFacts, problem: Problem) -> Problem:
+    """Say what a pod that no node takes is waiting for."""
+    if wish.build.format is not api.Format.TENSORRT:
+        return replace(problem, message=f"{problem.message}; next: {case.more_room(problem, 'builds')}")
     message = (
         f"compile Job {facts.job} waits for a node with {case.profile.resource_name} (profile "
         f"{case.spec.hardware.profile!r}): {problem.message}; next: add such a node, or write build.format: onnx and a "
-        f"hardware.profile without GPUs ({', '.join(plain) or 'none is set'})"
+        f"hardware.profile without GPUs ({case.plain_profiles})"
     )
     return replace(problem, reason=checks.WAITING_FOR_ACCELERATOR, message=message)
 
@@ -392,7 +453,12 @@ def _after_failure(
     case: Case, wish: _Wish, facts: checks.VersionFacts, live: Manifest, failed: Mapping[str, Any]
 ) -> Build:
     """A failed Job stays as evidence; passing faults are tried again, ever more slowly, then not at all."""
-    problem = _failure(case, live, failed)
+    late = Problem(
+        reason="BuildDeadlineExceeded",
+        message=f"the build took longer than {case.spec.builds.active_deadline_seconds} s; "
+        "next: raise spec.builds.activeDeadlineSeconds",
+    )
+    problem = job_state.failure(live, case.observed.job_pods, failed, late)
     facts = replace(facts, problem=problem, step=problem.container)
     seconds = job_state.seconds_to_retry(live, failed, case.now) if problem.passing else None
     if seconds is None:
@@ -400,21 +466,3 @@ def _after_failure(
     if seconds <= 0:
         return _ask(case, wish, attempt=job_state.attempt(live) + 1)
     return Build(facts=replace(facts, retry_seconds=seconds))
-
-
-def _failure(case: Case, live: Manifest, failed: Mapping[str, Any]) -> Problem:
-    """Why a Job failed: what its pod says, else what the Job controller says."""
-    pod = job_state.newest_pod(live, case.observed.job_pods)
-    # An export's Job has the deadline, a compilation's pod: there it starts once a node with a GPU was found.
-    if "DeadlineExceeded" in (failed.get("reason"), ((pod or {}).get("status") or {}).get("reason")):
-        message = (
-            f"the build took longer than {case.spec.builds.active_deadline_seconds} s; "
-            "next: raise spec.builds.activeDeadlineSeconds"
-        )
-        return Problem(reason="BuildDeadlineExceeded", message=message)
-    problem = pod_state.problem(pod) if pod else None
-    if problem is not None:
-        return problem
-    # No pod is left to tell: somebody deleted it, or its node is gone. That passes.
-    reason, message = failed.get("reason") or "BuildFailed", failed.get("message", "")
-    return Problem(reason=reason, message=f"Job {live['metadata']['name']}: {message}", passing=True)

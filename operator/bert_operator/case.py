@@ -57,6 +57,29 @@ class Case:
         """Those of the claims that only one node can mount at a time."""
         return tuple(name for name in dict.fromkeys(claim_names) if pod.one_node_only(self.claim(name)))
 
+    @property
+    def plain_profiles(self) -> str:
+        """Names of the profiles without GPUs, for messages."""
+        profiles = self.settings.hardware_profiles
+        return ", ".join(sorted(name for name, one in profiles.items() if not one.resource_name)) or "none is set"
+
+    def more_room(self, unschedulable: Problem, field: str) -> str:
+        """What helps a pod that no node takes.
+
+        Args:
+            unschedulable: with the scheduler's words.
+            field: whose resources the pod has, `server` or `builds`.
+        """
+        accelerator = self.profile.resource_name
+        if accelerator and accelerator in unschedulable.message:
+            return (
+                f"add a node with a free {accelerator} for hardware.profile {self.spec.hardware.profile!r}, or name a "
+                f"profile without GPUs ({self.plain_profiles})"
+            )
+        if "Insufficient" in unschedulable.message:
+            return f"free CPU or memory, lower {field}.resources.requests, or add a node"
+        return "change what the scheduler names (a selector, a taint, a claim), or add a node that fits"
+
     def claim_problem(self) -> Problem | None:
         """The first claim that the spec names and that isn't there."""
         if self.spec.storage.claim_name:

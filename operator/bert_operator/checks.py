@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from bert_operator.api.artifact import BertArtifactSpec
+from bert_operator.api.report import BuildReport
 from bert_operator.api.status import Condition, ConditionType, TunedPlan, TuningStatus
 from bert_operator.pod_state import Problem
 
@@ -16,6 +17,8 @@ WAITING_FOR_ACCELERATOR: Final = "WaitingForAccelerator"
 """Reason of a build that no node takes for want of a GPU."""
 GUARDS: Final = ("preflight", "verify")
 """Containers of a serving pod that refuse an artifact."""
+QUEUED: Final = "Queued"
+"""Reason while Kueue holds a Job back."""
 SCALING: Final = "Scaling"
 """Reason of Progressing while an autoscaler's pods come or go."""
 STAGE_WORDS: Final = {
@@ -46,6 +49,10 @@ class VersionFacts:
     job: str = ""
     step: str = ""
     """Build step it is at, or empty."""
+    progress: str = ""
+    """That in words, with the time that is left if it is known."""
+    queued: str = ""
+    """What its suspended Job waits for, in words; empty if it may run."""
     problem: Problem | None = None
     retry_seconds: float | None = None
     """When the failed build is tried again, from now; None is never."""
@@ -103,6 +110,8 @@ class TuningFacts:
     """The plan that the live Deployment follows."""
     problem: Problem | None = None
     """Why there is no plan."""
+    queued: str = ""
+    """What its suspended Job waits for, in words; empty if it may run."""
     retry_seconds: float | None = None
     """When the failed run is tried again, from now; None is never."""
 
@@ -185,7 +194,8 @@ def built(facts: Facts) -> Verdict:
         version, problem = facts.build_problem
         return _bad(problem, version)
     if facts.unbuilt:
-        return Verdict(status="Unknown", reason="Building", message="; ".join(map(_building, facts.unbuilt)))
+        message = "; ".join(map(_building, facts.unbuilt))
+        return Verdict(status="Unknown", reason=_work(facts.unbuilt), message=message)
     return Verdict(status="True", reason="Built", message="; ".join(_fidelity(v) for v in facts.versions))
 
 
@@ -210,7 +220,7 @@ def progressing(facts: Facts) -> Verdict:
     if stuck := _stuck(facts):
         return Verdict(status="False", reason=stuck.reason, message=stuck.message)
     if facts.unbuilt:
-        return Verdict(status="True", reason="Building", message=built(facts).message)
+        return Verdict(status="True", reason=_work(facts.unbuilt), message=built(facts).message)
     if facts.serving is None or not facts.serving.enough:
         return Verdict(status="True", reason="RollingOut", message=_rollout(facts))
     if not facts.serving.complete:
@@ -240,7 +250,7 @@ def ready(facts: Facts) -> Verdict:
         version, problem = facts.build_problem
         return _bad(problem, version)
     if facts.unbuilt:
-        return Verdict(status="False", reason="Building", message=built(facts).message)
+        return Verdict(status="False", reason=_work(facts.unbuilt), message=built(facts).message)
     trouble = _trouble(facts)
     if facts.serving is None or not facts.serving.enough:
         return _bad(trouble) if trouble else Verdict(status="False", reason="RollingOut", message=_rollout(facts))
@@ -284,6 +294,8 @@ def tuned(facts: Facts) -> Verdict | None:
     if plan is None:
         if not tuning.status.job:
             return Verdict(status="Unknown", reason="WaitingForArtifact", message="nothing to measure yet")
+        if tuning.queued:
+            return Verdict(status="Unknown", reason=QUEUED, message=f"{tuning.queued}; serving goes on meanwhile")
         message = f"Job {tuning.status.job} measures {tuning.status.model}; serving goes on meanwhile"
         return Verdict(status="Unknown", reason="Measuring", message=message)
     if tuning.mode == "Recommend":
@@ -425,17 +437,35 @@ def _answering(serving: ServingFacts) -> str:
     return f"{serving.available} of {serving.wished} pods answer"
 
 
+def _work(unbuilt: Sequence[VersionFacts]) -> str:
+    """Reason while artifacts are missing: queued only if nothing is being built."""
+    return QUEUED if all(version.queued for version in unbuilt) else "Building"
+
+
 def _building(version: VersionFacts) -> str:
     if not version.job:
         return f"{version.label}: waiting for the store's claim"
-    return f"{version.label}: {STAGE_WORDS.get(version.step, 'Queued').lower()} (Job {version.job})"
+    if version.queued:
+        return f"{version.label}: {version.queued}"
+    return f"{version.label}: {version.progress or 'waiting for a node'} (Job {version.job})"
 
 
 def _fidelity(version: VersionFacts) -> str:
     if version.artifact is None:
         return version.label
-    figures = version.artifact.report.fidelity
+    report = version.artifact.report
+    figures = report.fidelity
     return (
-        f"{version.label}: cosine ≥ {figures.min_cosine:.7f}, max |Δ| {figures.max_abs_difference:.1e} "
-        f"to the source model over {figures.samples} samples"
+        f"{version.label}{_lowered(report)}: cosine ≥ {figures.min_cosine:.7f}, "
+        f"max |Δ| {figures.max_abs_difference:.1e} to the source model over {figures.samples} samples"
     )
+
+
+def _lowered(report: BuildReport) -> str:
+    """What came of a wish for fewer bits; nothing where none was made."""
+    came = report.lowering
+    if came is None:
+        return ""
+    if came.achieved != came.asked:
+        return f" in {came.achieved}, not {came.asked} ({came.why})"
+    return f" in {came.method} {came.achieved}, {came.speed_ratio:g} times as fast as fp32"

@@ -1,15 +1,27 @@
 """What a Job of ours tells about itself: its request, its end, its newest pod. Pure; `builds` and `tuning` call it."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from bert_operator import pod_state
 from bert_operator.api import names
+from bert_operator.api.actions import Departure, Ref
 from bert_operator.api.observed import Manifest
+from bert_operator.pod_state import Problem
 
 RETRY_DELAYS: Final = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))
 """After a passing fault; then the Job waits for a person."""
 MAX_ATTEMPTS_WITHOUT_REPORT: Final = 3
+_REFUSED_PODS: Final = (
+    ("exceeded quota", "QuotaExceeded", "lower {field}, or have the namespace's ResourceQuota raised"),
+    ("must specify", "QuotaExceeded", "write what it misses into {field}, or give the namespace a LimitRange"),
+    ("usage per ", "LimitRangeExceeded", "write {field} within the namespace's LimitRange"),
+    ("ratio per ", "LimitRangeExceeded", "write {field} within the namespace's LimitRange"),
+)
+"""Words of the API server, reason and advice."""
 
 
 def key(live: Manifest) -> str:
@@ -67,6 +79,101 @@ def newest_pod(live: Manifest, pods: Iterable[Manifest]) -> Manifest | None:
     return max(own, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
 
 
-def owned_by_alone(live: Manifest, uid: str) -> bool:
-    """Whether nobody else asked for it."""
-    return [ref.get("uid") for ref in live["metadata"].get("ownerReferences") or ()] == [uid]
+def queued(live: Manifest) -> str:
+    """What a suspended Job waits for, in words; empty if it isn't suspended. Kueue suspends the Jobs of its queues."""
+    if not (live.get("spec") or {}).get("suspend"):
+        return ""
+    name, queue = live["metadata"]["name"], (live["metadata"].get("labels") or {}).get(names.QUEUE_LABEL)
+    if queue:
+        return f"Job {name} waits in queue {queue!r}; to see for what: kubectl describe localqueue {queue}"
+    return f'Job {name} is suspended; to let it go on: kubectl patch job {name} -p \'{{"spec":{{"suspend":false}}}}\''
+
+
+def without_pod(live: Manifest, pods: Iterable[Manifest]) -> bool:
+    """Whether a Job that may run has no pod yet."""
+    over = ended(live, "Complete") or ended(live, "Failed") or queued(live)
+    return alive(live) and not over and newest_pod(live, pods) is None
+
+
+def held_up(live: Manifest, pods: Iterable[Manifest], refused_pods: Mapping[str, str]) -> Problem | None:
+    """What keeps a Job that has not failed from getting on. It may mend by itself.
+
+    Args:
+        live: the Job.
+        pods: all pods of Jobs.
+        refused_pods: UID of a Job -> why it gets no pod.
+    """
+    if queued(live):
+        return None
+    pod = newest_pod(live, pods)
+    if pod is not None:
+        return pod_state.held_up(pod)
+    why = refused_pods.get(live["metadata"]["uid"])
+    return _refused_pod(live, why) if why else None
+
+
+def _refused_pod(live: Manifest, why: str) -> Problem:
+    # Each try is for a pod of another name.
+    why = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", why)
+    field = "server.resources" if component(live) == "profile" else "builds.resources"
+    reason, advice = next(
+        ((reason, advice) for words, reason, advice in _REFUSED_PODS if words in why),
+        ("PodRefused", "change what it names, or ask whoever looks after the namespace"),
+    )
+    message = f"Job {live['metadata']['name']} gets no pod: {why}; next: {advice.format(field=field)}"
+    return Problem(reason=reason, message=message)
+
+
+def failure(live: Manifest, pods: Iterable[Manifest], failed: Mapping[str, Any], out_of_time: Problem) -> Problem:
+    """Why a Job failed: what its pod says, else what the Job controller says.
+
+    Args:
+        live: the Job.
+        pods: all pods of Jobs.
+        failed: its condition Failed.
+        out_of_time: what to say if its pod ran, and longer than it may.
+    """
+    pod = newest_pod(live, pods)
+    if pod_state.out_of_time(pod) or failed.get("reason") == "DeadlineExceeded":
+        step = pod_state.stage(pod) if pod else ""
+        told = replace(out_of_time, message=out_of_time.message.replace("; next:", f" (it was at {step}); next:"))
+        return (pod_state.never_started(pod) if pod else None) or (told if step else out_of_time)
+    problem = pod_state.own_words(pod) or pod_state.problem(pod) if pod else None
+    if problem is not None:
+        return problem
+    # No pod is left to tell: somebody deleted it, or its node is gone. That passes.
+    message = f"Job {live['metadata']['name']}: {failed.get('message', '')}"
+    return Problem(reason=failed.get("reason") or "JobFailed", message=message, passing=True)
+
+
+def done_with(
+    jobs: Sequence[Manifest], *, recorded: Iterable[str], wanted: Iterable[str], uid: str
+) -> list[Ref | Departure]:
+    """Jobs that have done their duty or that we don't want any more: the last one to ask for it ends a Job.
+
+    Args:
+        jobs: of one component.
+        recorded: keys whose answer is written down.
+        wanted: keys that we ask for.
+        uid: ours.
+    """
+    recorded, wanted = set(recorded), set(wanted)
+    latest: dict[str, int] = {}
+    for live in jobs:
+        latest[key(live)] = max(latest.get(key(live), 0), attempt(live))
+    going: list[Ref | Departure] = []
+    for live in filter(alive, jobs):
+        over = (ended(live, "Complete") and key(live) in recorded) or attempt(live) < latest[key(live)]
+        owners = [ref.get("uid") for ref in live["metadata"].get("ownerReferences") or ()]
+        unwanted = key(live) not in wanted and uid in owners
+        if over or (unwanted and owners == [uid]):
+            going.append(Ref(kind="Job", name=live["metadata"]["name"], uid=live["metadata"]["uid"]))
+        elif unwanted:
+            going.append(_departure(live, uid))
+    return going
+
+
+def _departure(live: Manifest, uid: str) -> Departure:
+    meta = live["metadata"]
+    version = str(meta.get("resourceVersion", ""))
+    return Departure(kind="Job", name=meta["name"], uid=meta["uid"], owner_uid=uid, resource_version=version)

@@ -123,6 +123,7 @@ class World:
         claims = tuple(claim_names(bert))
         jobs = self._find([("owner", "Job", uid), *(("request", "Job", namespace, request) for request in requests)])
         deployments = self._find([("owner", "Deployment", uid)])
+        artifacts = self._find(self._artifact_marks(namespace, requests, claims, jobs))
         return Observed(
             bert=bert,
             deployments=deployments,
@@ -134,8 +135,16 @@ class World:
             claims=self._find(("name", "PersistentVolumeClaim", namespace, claim) for claim in claims),
             jobs=jobs,
             job_pods=self._find(("owner", "Pod", job["metadata"]["uid"]) for job in jobs),
-            artifacts=self._find(self._artifact_marks(namespace, requests, claims, jobs)),
+            artifacts=artifacts,
+            asked=frozenset(self._asked(namespace, artifacts)),
         )
+
+    def _asked(self, namespace: str, artifacts: Iterable[Manifest]) -> Iterator[str]:
+        """Measurements that some BertDeployment's status asks for."""
+        for artifact in artifacts:
+            for measurement in artifact["spec"].get("measurements") or ():
+                if self._index.get(("request", names.KIND, namespace, measurement["key"])):
+                    yield measurement["key"]
 
     def keys(self) -> set[Key]:
         """All BertDeployments."""

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from bert_operator import builds, checks, scaling, serving, tuning
+from bert_operator import builds, checks, job_state, scaling, serving, tuning
 from bert_operator.api import spec as api
-from bert_operator.api.actions import Note, Plan
+from bert_operator.api.actions import Departure, Note, Plan, Ref
 from bert_operator.api.observed import Manifest, Observed
+from bert_operator.api.report import BuildReport
 from bert_operator.api.status import (
     BertDeploymentStatus,
     Condition,
@@ -33,13 +34,45 @@ from bert_operator.settings import Settings
 CONFLICT_GRACE_SECONDS: Final = 60
 """A predecessor's children may still be going away: look again soon, for this long after creation."""
 CONFLICT_RECHECK_SECONDS: Final = 5.0
+POD_SECONDS: Final = (5.0, 60.0)
+"""A Job has its pod long before this; if not, something refuses it. Looked at twice: the first Event may be late."""
 MAX_INVALID_FIELDS: Final = 5
 
 
 def names_to_probe(observed: Observed) -> tuple[tuple[str, str], ...]:
     """(kind, name) of objects that only the API server can tell to be foreign: the index holds ours alone."""
     who = identity.Identity.of(observed.bert)
-    return () if any(who.owns(live) for live in observed.services) else (("Service", who.name),)
+    probed = [] if any(who.owns(live) for live in observed.services) else [("Service", who.name)]
+    # `kubectl autoscale` names its autoscaler like the Deployment, and so do we: that name can be somebody else's.
+    if observed.deployments and not observed.autoscalers and (observed.bert.get("spec") or {}).get("autoscaling"):
+        probed.append((hpa.KIND, who.child_name))
+    return tuple(probed)
+
+
+def jobs_to_probe(observed: Observed, now: datetime) -> tuple[tuple[str, str], ...]:
+    """(name, UID) of our Jobs that should have a pod by now: only Events say why they have none."""
+    who = identity.Identity.of(observed.bert)
+    return tuple(
+        (live["metadata"]["name"], live["metadata"]["uid"])
+        for live in observed.jobs
+        if who.owns(live) and job_state.without_pod(live, observed.job_pods) and _age(live, now) >= POD_SECONDS[0]
+    )
+
+
+def _age(live: Manifest, now: datetime) -> float:
+    return (now - datetime.fromisoformat(live["metadata"]["creationTimestamp"])).total_seconds()
+
+
+def _pod_recheck(case: Case) -> float | None:
+    """When to see whether Jobs without a pod got one. Once it is known why not, its pod will be news enough."""
+    waits = [
+        seconds - _age(live, case.now)
+        for live in case.observed.jobs
+        if job_state.without_pod(live, case.observed.job_pods)
+        and live["metadata"]["uid"] not in case.observed.refused_pods
+        for seconds in POD_SECONDS
+    ]
+    return min((wait for wait in waits if wait > 0), default=None)
 
 
 def make_plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
@@ -98,11 +131,15 @@ def _conflicts(case: Case) -> list[Problem]:
     store = case.store_claim
     if case.spec.storage.size and store is not None and not identity.is_ours(store, case.identity.name):
         taken.append(("PersistentVolumeClaim", case.store_claim_name))
-    message = (
-        "a {} named {!r} exists in this namespace and isn't ours; nothing was changed; "
-        "next: rename the BertDeployment or remove that object"
+    return [Problem(reason="NameConflict", message=_conflict(kind, name)) for kind, name in taken]
+
+
+def _conflict(kind: str, name: str) -> str:
+    instead = "remove spec.autoscaling" if kind == hpa.KIND else "rename the BertDeployment"
+    return (
+        f"a {kind} named {name!r} exists in this namespace and isn't ours; nothing was changed; "
+        f"next: {instead} or remove that object"
     )
-    return [Problem(reason="NameConflict", message=message.format(kind, name)) for kind, name in taken]
 
 
 def _rejected(observed: Observed, case: Case | None, rejections: tuple[Problem, ...], now: datetime) -> Plan:
@@ -144,19 +181,20 @@ def _accepted(case: Case) -> Plan:
     status, notes = _report(case.observed.bert, facts, case, case.now)
     ask = facts.claim_problem is None
     jobs: list[builds.Build | tuning.Tuned] = [*built, tuned]
-    again = [*(version.retry_seconds for version in versions), scaling.recheck_seconds(case)]
-    again += [tuned.facts.retry_seconds if tuned.facts else None]
+    again = [*(version.retry_seconds for version in versions), tuned.facts.retry_seconds if tuned.facts else None]
+    again += [scaling.recheck_seconds(case), serving.recheck_seconds(case, wanted), _pod_recheck(case)]
+    going = (*builds.orphans(case, built), *tuning.orphans(case, tuned))
     return Plan(
         hold=scaling.hold(case, wanted),
         apply=(*_claim(case), *_records(built, tuned), *_changed(case, wanted)),
         create=_unique(job.create for job in jobs if job.create and ask),
         adopt=tuple(builds.adoption(case, live) for live in _unique(job.adopt for job in jobs if job.adopt)),
+        leave=tuple(one for one in going if isinstance(one, Departure)),
         release=scaling.release(case),
         delete=(
-            *builds.orphans(case, built),
+            *(one for one in going if isinstance(one, Ref)),
             *serving.orphans(case, wanted),
             *scaling.orphans(case),
-            *tuning.orphans(case, tuned),
         ),
         status=status,
         notes=notes,
@@ -293,9 +331,15 @@ def _version_status(version: checks.VersionFacts) -> VersionStatus:
         artifact=version.artifact_name,
         revision=report.revision,
         precision=report.precision,
+        precision_reason=_precision_reason(report),
         max_abs_difference=f"{report.fidelity.max_abs_difference:.1e}",
         min_cosine=f"{report.fidelity.min_cosine:.7f}",
     )
+
+
+def _precision_reason(report: BuildReport) -> str:
+    came = report.lowering
+    return f"{came.asked} was asked for: {came.why}"[:256] if came and came.achieved != came.asked else ""
 
 
 _TOLD: Final = (ConditionType.BUILT, ConditionType.VERIFIED, ConditionType.READY, ConditionType.TUNED)

@@ -5,13 +5,14 @@ scheduling, out of memory, a crashing server) is recognised by what the kubelet 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from bert_operator.api.observed import Manifest
 from bert_operator.api.report import BuildFailure, BuildReport, ExitCode
+from bert_operator.servers import quantities
 
 _KILLED_EXIT: Final = 137
 """By SIGKILL."""
@@ -24,6 +25,13 @@ _WAITING_TROUBLE: Final[Mapping[str, tuple[str, str]]] = {
     "CreateContainerError": ("ContainerCreateFailed", "see the pod's events"),
     "RunContainerError": ("ContainerStartFailed", "see the pod's events"),
 }
+_FIXED_MEMORY: Final[Mapping[str, str]] = {
+    "preflight": "report this as a defect of bert-operator, with the pod's log",
+    "verify": "lower build.maxSequenceLength, or write rollout.verify: false",
+    "prepare": "report this as a defect of bert-operator, with the pod's log",
+    "profile": "lower tuning.search.maxConcurrency, or name shorter tuning.lengths",
+}
+"""Containers of ours whose memory nobody can set, and what helps them instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +45,8 @@ class Problem:
     """Worth another try without a change by the user."""
     told: bool = False
     """The container of ours that stopped says so itself."""
+    since: str = ""
+    """When it began, RFC 3339, if the pod says so."""
 
 
 def stage(pod: Manifest) -> str:
@@ -66,7 +76,7 @@ def last_words(pod: Manifest) -> str:
 def problem(pod: Manifest) -> Problem | None:
     """The first thing that keeps a pod from getting on, or None."""
     for status in _statuses(pod):
-        found = _waiting_problem(status) or _terminated_problem(status)
+        found = _waiting_problem(status) or _terminated_problem(status, _memory_limit(pod, str(status["name"])))
         if found:
             return found
     return _scheduling_problem(pod) or _evicted(pod)
@@ -76,6 +86,36 @@ def held_up(pod: Manifest) -> Problem | None:
     """What keeps a pod waiting that has not failed: an image, a Secret, a node. It may mend by itself."""
     waiting = (_waiting_problem(status) for status in _statuses(pod))
     return next((found for found in waiting if found), None) or _scheduling_problem(pod)
+
+
+def own_words(pod: Manifest) -> Problem | None:
+    """What the main container said of itself, if it did: sidecars are stopped with it, and may end in any way."""
+    found = problem({**pod, "status": {**pod.get("status", {}), "initContainerStatuses": []}})
+    return found if found and found.told else None
+
+
+def out_of_time(pod: Manifest | None) -> bool:
+    """Whether the pod was stopped because its deadline had passed."""
+    return ((pod or {}).get("status") or {}).get("reason") == "DeadlineExceeded"
+
+
+def never_started(pod: Manifest) -> Problem | None:
+    """The container of a stopped pod that no image or volume was there for; it may be there the next time.
+
+    The kubelet forgets what a container waited for when it stops the pod: it says that it can't find the container.
+    """
+    held = held_up(pod)
+    if held is not None:
+        return replace(held, passing=True)
+    for status in _statuses(pod):
+        ended = (status.get("state") or {}).get("terminated") or {}
+        if ended.get("reason") == "ContainerStatusUnknown" and not ended.get("startedAt"):
+            message = (
+                f"container {status['name']} never started: image {status.get('image')} could not be pulled, or a "
+                "volume could not be mounted; next: check the image's name and imagePullSecrets, and the claim"
+            )
+            return Problem(reason="ContainerNotStarted", message=message, container=status["name"], passing=True)
+    return None
 
 
 def ready(pod: Manifest) -> bool:
@@ -101,7 +141,7 @@ def _waiting_problem(status: Mapping[str, Any]) -> Problem | None:
     return Problem(reason=reason, message=f"container {name}: {detail}; next: {advice}", container=name)
 
 
-def _terminated_problem(status: Mapping[str, Any]) -> Problem | None:
+def _terminated_problem(status: Mapping[str, Any], memory_limit: str) -> Problem | None:
     """A container that failed now, or that failed last and has not been ready since.
 
     Without the second half it would seem well in each moment between two crashes.
@@ -119,7 +159,7 @@ def _terminated_problem(status: Mapping[str, Any]) -> Problem | None:
         passing = code == ExitCode.PASSING
         return Problem(reason=told.reason, message=message, container=name, passing=passing, told=True)
     if terminated.get("reason") == "OOMKilled":
-        message = f"container {name} ran out of memory; next: raise its memory limit"
+        message = f"container {name} ran out of memory{_more_memory(name, memory_limit)}"
         return Problem(reason="OutOfMemory", message=message, container=name)
     if code == _KILLED_EXIT:
         message = f"container {name} was killed (SIGKILL): its node had no memory left, or it didn't stop in time"
@@ -127,6 +167,28 @@ def _terminated_problem(status: Mapping[str, Any]) -> Problem | None:
     detail = (terminated.get("message") or terminated.get("reason") or "").strip()[-600:]
     message = f"container {name} exited with code {code}: {detail}"
     return Problem(reason="ContainerFailed", message=message, container=name, passing=code == ExitCode.PASSING)
+
+
+def _memory_limit(pod: Manifest, name: str) -> str:
+    """Memory limit of a pod's container as it is written; empty if there is none."""
+    spec = pod.get("spec") or {}
+    for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
+        if container.get("name") == name:
+            return str(((container.get("resources") or {}).get("limits") or {}).get("memory") or "")
+    return ""
+
+
+def _more_memory(name: str, limit: str) -> str:
+    """How much it had, and which field to raise, and to what. Nobody knows how much it wanted: twice is a start."""
+    had = f" at its limit of {limit}" if limit else ""
+    if name in _FIXED_MEMORY:
+        return f"{had}, which no field sets; next: {_FIXED_MEMORY[name]}"
+    field = "server.resources" if name == "server" else "builds.resources"
+    try:
+        more = quantities.whole(quantities.parse(limit) * 2)
+    except ValueError:
+        return f"{had}; next: raise {field}.limits.memory"
+    return f"{had}; next: write {field}.limits.memory: {more}"
 
 
 def _told(message: str) -> BuildFailure | None:
@@ -140,7 +202,8 @@ def _scheduling_problem(pod: Manifest) -> Problem | None:
     for condition in pod.get("status", {}).get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             message = f"no node takes the pod: {condition.get('message', '')}"
-            return Problem(reason=condition.get("reason") or "Unschedulable", message=message)
+            since = str(condition.get("lastTransitionTime") or "")
+            return Problem(reason=condition.get("reason") or "Unschedulable", message=message, since=since)
     return None
 
 

@@ -32,6 +32,9 @@ class Planner(Protocol):
     def names_to_probe(self, observed: Observed) -> Iterable[tuple[str, str]]:
         """Names we need whose ownership memory can't tell."""
 
+    def jobs_to_probe(self, observed: Observed, now: datetime) -> Iterable[tuple[str, str]]:
+        """Jobs, as (name, UID), of which memory can't tell why they have no pod."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -77,18 +80,27 @@ class Reconciler:
         done = _done(plan)
         if done:
             logger.info("%s", done)
-        wrote = bool(plan.hold or plan.apply or plan.create or plan.adopt or plan.release or plan.delete)
+        wrote = any((plan.hold, plan.apply, plan.create, plan.adopt, plan.leave, plan.release, plan.delete))
         recheck = CREATED_ELSEWHERE_SECONDS if raced else plan.recheck_after_seconds
         return Outcome(recheck_after=recheck, wrote=wrote and not raced)
 
     async def _probe(self, key: Key, observed: Observed) -> Observed:
+        refused = await self._refused_pods(key, tuple(self.planner.jobs_to_probe(observed, self.now())))
         wanted = tuple(self.planner.names_to_probe(observed))
         if not wanted:
-            return observed
+            return replace(observed, refused_pods=refused) if refused else observed
         taken, ours = await self.cluster.foreign(key[0], observed.bert["metadata"]["uid"], wanted)
         for obj in ours:
             self._lay(key, obj)
-        return replace(self.world.observe(*key) or observed, foreign=taken)
+        return replace(self.world.observe(*key) or observed, foreign=taken, refused_pods=refused)
+
+    async def _refused_pods(self, key: Key, jobs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+        try:
+            return await self.cluster.refused_pods(key[0], jobs)
+        except ApiError as error:
+            # Without these words all else can still be judged.
+            logger.warning("%s", error)
+            return {}
 
     def _with_refusals(self, observed: Observed, plan: Plan, failures: Iterable[ApiError]) -> Plan:
         """What to say: judged again where the API server refused something that only a person can change."""
@@ -114,8 +126,9 @@ class Reconciler:
         failures = _errors([*created, *applied])
         raced = any(result is False for result in created)
         if not _errors(applied):
-            adopted = [self._lay_reply(key, self.cluster.adopt(key[0], adoption)) for adoption in plan.adopt]
-            later = await _all([*adopted, *(self._delete(key, ref) for ref in plan.delete)])
+            shared = [self._lay_reply(key, self.cluster.adopt(key[0], adoption)) for adoption in plan.adopt]
+            shared += [self._lay_reply(key, self.cluster.leave(key[0], departure)) for departure in plan.leave]
+            later = await _all([*shared, *(self._delete(key, ref) for ref in plan.delete)])
             failures += _errors(later)
             failures += await self._holds(key, plan.release)
         return raced, failures
@@ -181,6 +194,7 @@ def _done(plan: Plan) -> str:
         *(f"applied {made['kind']} {made['metadata']['name']}" for made in plan.apply),
         *(f"created {made['kind']} {made['metadata']['name']}" for made in plan.create),
         *(f"joined {adoption.kind} {adoption.name}" for adoption in plan.adopt),
+        *(f"left {departure.kind} {departure.name}" for departure in plan.leave),
         *(f"deleted {ref.kind} {ref.name}" for ref in plan.delete),
         *(f"let go of the replicas of Deployment {hold.name}" for hold in plan.release),
     ]

@@ -4,7 +4,9 @@ Until every version has its artifact nothing here is asked for anew: what serves
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
 
 from bert_operator import checks, pod_state, scaling
 from bert_operator.api import names
@@ -16,6 +18,9 @@ from bert_operator.objects import config_map, deployment, drift, service
 from bert_operator.pod_state import Problem
 from bert_operator.servers import SERVERS
 from bert_operator.servers.base import ServedVersion, Server, ServerContainer
+
+NODE_SECONDS: Final = 300.0
+"""A pod more than answer already may wait this long for a node before that is trouble: nodes are added meanwhile."""
 
 
 def server(case: Case) -> Server:
@@ -91,15 +96,36 @@ def _seen(case: Case, live: Manifest) -> bool:
 
 def problem(case: Case, wanted: Sequence[Manifest]) -> Problem | None:
     """What keeps the newest serving pods from becoming ready."""
+    found = next((one for one in _problems(case, wanted) if _patience(case, wanted, one) <= 0), None)
+    if found is None or found.reason != "Unschedulable":
+        return found
+    return replace(found, message=f"{found.message}; next: {case.more_room(found, 'server')}")
+
+
+def recheck_seconds(case: Case, wanted: Sequence[Manifest]) -> float | None:
+    """When a pod that waits for a node has had its time, from now."""
+    waits = (_patience(case, wanted, one) for one in _problems(case, wanted))
+    return min((seconds for seconds in waits if seconds > 0), default=None)
+
+
+def _problems(case: Case, wanted: Sequence[Manifest]) -> Iterator[Problem]:
+    """Trouble of each wanted pod that isn't ready, the newest pod first."""
     content = next((config_hash(manifest) for manifest in wanted if manifest["kind"] == "ConfigMap"), None)
-    pods = [
-        pod
-        for pod in sorted(case.observed.pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
-        if not pod_state.ready(pod)
-        and "deletionTimestamp" not in pod["metadata"]
-        and (content is None or config_hash(pod) == content)
-    ]
-    return next((found for pod in reversed(pods) if (found := pod_state.problem(pod))), None)
+    for pod in sorted(case.observed.pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), reverse=True):
+        alike = content is None or config_hash(pod) == content
+        if alike and not pod_state.ready(pod) and "deletionTimestamp" not in pod["metadata"]:
+            found = pod_state.problem(pod)
+            if found:
+                yield found
+
+
+def _patience(case: Case, wanted: Sequence[Manifest], found: Problem) -> float:
+    """How long a trouble is none yet, in seconds: pods added to those that answer may wait for a node to be added."""
+    live = facts(case, wanted)
+    grows = live is not None and live.current and live.updated == live.replicas and live.available > 0
+    if not grows or found.reason != "Unschedulable" or not found.since:
+        return 0.0
+    return NODE_SECONDS - (case.now - datetime.fromisoformat(found.since)).total_seconds()
 
 
 def orphans(case: Case, wanted: Sequence[Manifest]) -> list[Ref]:
@@ -123,16 +149,11 @@ def config_hash(manifest: Manifest) -> str:
 def _keeping_images(case: Case, made: dict[str, Any]) -> dict[str, Any]:
     """An operator upgrade brings new default images; they alone must not restart what serves (if it does)."""
     live = find(case.observed.deployments, case.identity.child_name)
-    serves = live is not None and (live.get("status") or {}).get("availableReplicas")
-    if live is None or not serves or _images_wish(live) != _images_wish(made):
+    if live is None or not deployment.keeps_images(live, case.spec, case.now):
         return made
     kept = deployment.with_images_of(made, live)
     # The pods alone decide: another count or annotation is no rollout, so it must not become one.
     return kept if drift.covers(live["spec"]["template"], kept["spec"]["template"]) else made
-
-
-def _images_wish(manifest: Manifest) -> str:
-    return str((manifest["metadata"].get("annotations") or {}).get(names.IMAGES_ANNOTATION, ""))
 
 
 def _served(case: Case, versions: Sequence[checks.VersionFacts]) -> Iterator[ServedVersion]:

@@ -82,8 +82,21 @@ def _pod(obj: Manifest) -> dict[str, Any]:
         "apiVersion": obj.get("apiVersion"),
         "kind": "Pod",
         "metadata": _pick(obj.get("metadata"), POD_METADATA),
-        "spec": _pick(obj.get("spec"), ("nodeName",)),
+        "spec": _pick(obj.get("spec"), ("nodeName",)) | _limits(obj.get("spec") or {}),
         "status": cut,
+    }
+
+
+def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Containers with nothing but their limits: whoever runs out of memory is told how much it had."""
+    return {
+        kind: [
+            {"name": one.get("name"), "resources": _pick(one.get("resources"), ("limits",))}
+            for one in spec[kind]
+            if (one.get("resources") or {}).get("limits")
+        ]
+        for kind in ("initContainers", "containers")
+        if spec.get(kind)
     }
 
 

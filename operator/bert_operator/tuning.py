@@ -11,25 +11,29 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from bert_operator import checks, job_state, pod_state, sizing
-from bert_operator.api import measurement as api_measurement
+from bert_operator import checks, job_state, measuring, pod_state, sizing
 from bert_operator.api import names
 from bert_operator.api import spec as api
-from bert_operator.api.actions import Ref
-from bert_operator.api.artifact import BertArtifactSpec
-from bert_operator.api.digests import digest
-from bert_operator.api.measurement import AskedVariant, Measurement, ProfileReport, ProfileRequest
+from bert_operator.api.actions import Departure, Ref
+from bert_operator.api.measurement import MAX_MEASUREMENTS, Measurement, ProfileReport
 from bert_operator.api.observed import Manifest
 from bert_operator.api.status import TunedPlan, TuningStatus
 from bert_operator.case import Case, find
-from bert_operator.objects import artifact, deployment, profile_job
+from bert_operator.measuring import Target
+from bert_operator.objects import artifact, profile_job
 from bert_operator.pod_state import Problem
-from bert_operator.servers import SERVERS
-from bert_operator.servers.base import ServedVersion, ServerContainer
 
-KEY_DIGITS: Final = 32
-_STEP: Final = 4
-"""Batch sizes and concurrencies are tried in powers of this; instances in powers of two."""
+_NO_ANALYZER: Final = Problem(
+    reason="NoAnalyzer",
+    message="this installation has no image that measures; next: set images.analyzer in the operator's chart, or write "
+    'tuning.mode: "Off"',
+)
+_OUT_OF_TIME: Final = Problem(
+    reason="ProfileDeadlineExceeded",
+    message="the profile run didn't end in its time; next: raise tuning.search.budgetMinutes",
+)
+_FULL_SECONDS: Final = 600.0
+"""How soon to see again whether there is room for a measurement."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,37 +52,13 @@ class Tuned:
     """Live Job to co-own."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Target:
-    """What is measured: the default version of the one model."""
-
-    facts: checks.VersionFacts
-    artifact: BertArtifactSpec
-    container: ServerContainer
-    """Serves the largest variant."""
-    image: str
-    lengths: list[int]
-    key: str
-    """What the measurement depends on."""
-
-
 def unsupported(case: Case) -> list[str]:
     """What can't be tuned here: field, what was found, what to write instead."""
     mode = case.spec.tuning.mode
-    if mode is api.TuningMode.OFF:
+    if mode is api.TuningMode.OFF or case.spec.server.type is api.ServerType.TRITON:
         return []
-    faults = []
-    if case.spec.server.type is not api.ServerType.TRITON:
-        faults.append(
-            f"spec.tuning.mode is {mode.value!r}, but only Triton can be measured, not {case.spec.server.type.value}: "
-            'write mode: "Off"'
-        )
-    if not case.settings.images.analyzer:
-        faults.append(
-            f"spec.tuning.mode is {mode.value!r}, and this installation has no image that measures: "
-            'set images.analyzer in the operator\'s chart, or write mode: "Off"'
-        )
-    return faults
+    server = case.spec.server.type.value
+    return [f'spec.tuning.mode is {mode.value!r}, but only Triton can be measured, not {server}: write mode: "Off"']
 
 
 def of_case(case: Case, versions: Sequence[checks.VersionFacts]) -> Tuned:
@@ -88,13 +68,13 @@ def of_case(case: Case, versions: Sequence[checks.VersionFacts]) -> Tuned:
         return Tuned()
     served = _served(case) if mode is api.TuningMode.APPLY else None
     facts = checks.TuningFacts(mode=mode.value, status=_status(case), served=served)
-    target = _target(case, versions)
+    waiting = Tuned(facts=facts, plan=_within(served, versions))
+    target = measuring.target(case, versions)
     if target is None:
-        return Tuned(facts=facts, plan=served)
+        return waiting if case.settings.images.analyzer else _without(waiting, _NO_ANALYZER)
     status = facts.status.model_copy(update={"key": target.key, "artifact": target.facts.artifact_name})
-    tuned = _measured(case, target, replace(facts, status=status)) or _under_way(
-        case, target, replace(facts, status=status)
-    )
+    waiting = replace(waiting, facts=replace(facts, status=status))
+    tuned = _measured(case, target, waiting) or _under_way(case, target, waiting)
     return tuned if mode is api.TuningMode.APPLY else replace(tuned, plan=None)
 
 
@@ -128,24 +108,11 @@ def applied(spec: api.BertDeploymentSpec, plan: TunedPlan | None) -> api.BertDep
     )
 
 
-def orphans(case: Case, tuned: Tuned) -> list[Ref]:
-    """Profile Jobs that have done their duty: recorded, superseded, or no longer wanted by anyone."""
-    jobs = list(_jobs(case))
+def orphans(case: Case, tuned: Tuned) -> list[Ref | Departure]:
+    """Profile Jobs that have done their duty: recorded, superseded, or no longer wanted."""
     recorded = {one["key"] for live in case.observed.artifacts for one in live["spec"].get("measurements") or ()}
-    wanted = tuned.facts.status.key if tuned.facts else ""
-    latest: dict[str, int] = {}
-    for live in jobs:
-        latest[job_state.key(live)] = max(latest.get(job_state.key(live), 0), job_state.attempt(live))
-    return [
-        Ref(kind="Job", name=live["metadata"]["name"], uid=live["metadata"]["uid"])
-        for live in jobs
-        if job_state.alive(live)
-        and (
-            (job_state.ended(live, "Complete") and job_state.key(live) in recorded)
-            or job_state.attempt(live) < latest[job_state.key(live)]
-            or (job_state.key(live) != wanted and job_state.owned_by_alone(live, case.identity.uid))
-        )
-    ]
+    wanted = {tuned.facts.status.key} if tuned.facts else set()
+    return job_state.done_with(list(_jobs(case)), recorded=recorded, wanted=wanted, uid=case.identity.uid)
 
 
 def _jobs(case: Case) -> Iterator[Manifest]:
@@ -172,165 +139,34 @@ def _served(case: Case) -> TunedPlan | None:
         return None
 
 
-def _target(case: Case, versions: Sequence[checks.VersionFacts]) -> _Target | None:
-    """What is to be measured, once its artifact is there."""
-    model = case.spec.models[0]
-    found = next((one for one in versions if one.version == model.default), None)
-    if found is None or found.artifact is None:
-        return None
-    shapes = variants(case.spec, found.artifact)
-    largest = max(shapes, key=lambda shape: (shape.instances, shape.max_batch_size))
-    container = _container(case, found, found.artifact, largest)
-    image, lengths = _image(case, container), _lengths(case.spec, found.artifact)
-    return _Target(
-        facts=found,
-        artifact=found.artifact,
-        container=container,
-        image=image,
-        lengths=lengths,
-        key=_key(case, found, image, lengths),
-    )
+def _within(plan: TunedPlan | None, versions: Sequence[checks.VersionFacts]) -> TunedPlan | None:
+    """A plan measured before with the batches that today's engines take: no server loads a model for more."""
+    limits = [shape.max[0] for one in versions if one.artifact for shape in one.artifact.report.profiles]
+    if plan is None or plan.max_batch_size <= min(limits, default=plan.max_batch_size):
+        return plan
+    return plan.model_copy(update={"max_batch_size": min(limits)})
 
 
-def variants(spec: api.BertDeploymentSpec, built: BertArtifactSpec) -> tuple[api_measurement.VariantConfig, ...]:
-    """The few ways of serving that are measured, within the limits of the search."""
-    serving, search = spec.models[0].serving, spec.tuning.search
-    largest = search.max_batch_size or serving.max_batch_size
-    largest = min([largest, *(profile.max[0] for profile in built.report.profiles)])
-    instances = _spread(search.max_instances, base=2, count=3)
-    batches = _spread(largest, base=_STEP, count=min(3, api_measurement.MAX_VARIANTS // len(instances)))
-    delay = serving.batching.max_queue_delay_microseconds
-    return tuple(
-        api_measurement.VariantConfig(
-            instances=count,
-            max_batch_size=batch,
-            max_queue_delay_microseconds=delay if batch > 1 else None,
-        )
-        for count in instances
-        for batch in batches
-    )
+def _without(waiting: Tuned, problem: Problem, retry_seconds: float | None = None) -> Tuned:
+    """No plan, and why; what is served by stays."""
+    facts = waiting.facts or checks.TuningFacts(mode="", status=TuningStatus(mode=""))
+    return replace(waiting, facts=replace(facts, problem=problem, retry_seconds=retry_seconds))
 
 
-def _spread(limit: int, *, base: int, count: int) -> list[int]:
-    """At most `count` of 1, base, base², ... up to and with `limit`, the ends always among them."""
-    steps = [1]
-    while steps[-1] * base < limit:
-        steps.append(steps[-1] * base)
-    steps = [*steps, limit] if limit > 1 else steps
-    if len(steps) <= count:
-        return steps
-    last = len(steps) - 1
-    return sorted({steps[round(index * last / (count - 1))] for index in range(count)})
-
-
-def _container(
-    case: Case,
-    found: checks.VersionFacts,
-    built: BertArtifactSpec,
-    shape: api_measurement.VariantConfig,
-    name: str = "",
-) -> ServerContainer:
-    """The serving container of one variant, made by what makes the served one."""
-    model = case.spec.models[0]
-    batching = model.serving.batching.model_copy(
-        update={
-            "enabled": shape.max_queue_delay_microseconds is not None,
-            "max_queue_delay_microseconds": shape.max_queue_delay_microseconds or 0,
-            "preferred_batch_sizes": None,
-        }
-    )
-    serving = model.serving.model_copy(
-        update={
-            "instances": shape.instances,
-            "max_batch_size": shape.max_batch_size,
-            "batching": batching,
-        }
-    )
-    varied = model.model_copy(update={"serving": serving, "name": name or model.name})
-    one = ServedVersion(model=varied, version=found.version, artifact_name=found.artifact_name, artifact=built)
-    wish = case.spec.model_copy(update={"models": [varied]})
-    return SERVERS[case.spec.server.type].container([one], wish, case.settings)
-
-
-def _image(case: Case, container: ServerContainer) -> str:
-    """The server's image that is measured: what serves now, as long as new default images don't restart it."""
-    live = find(case.observed.deployments, case.identity.child_name)
-    if live is None or not (live.get("status") or {}).get("availableReplicas"):
-        return container.image
-    told = (live["metadata"].get("annotations") or {}).get(names.IMAGES_ANNOTATION, "")
-    if told != deployment.images_wish(case.spec):
-        return container.image
-    running = live["spec"]["template"]["spec"]["containers"]
-    return next((str(one["image"]) for one in running if one["name"] == "server"), container.image)
-
-
-def _request(case: Case, target: _Target) -> ProfileRequest:
-    """What a Job is told. Every variant's configuration is rendered for it, so only who asks for a Job calls this."""
-    found, built = target.facts, target.artifact
-    asked = [_asked(case, found, built, shape) for shape in variants(case.spec, built)]
-    search, model = case.spec.tuning.search, case.spec.models[0]
-    concurrency = _spread(search.max_concurrency, base=_STEP, count=api_measurement.MAX_POINTS_OF_VARIANT)
-    return ProfileRequest(
-        key=target.key,
-        model=model.name,
-        version=found.version,
-        artifact=found.artifact_name,
-        manifest_sha256=built.report.manifest_sha256,
-        variants=asked,
-        concurrency=concurrency,
-        lengths=target.lengths,
-        percentile=model.objective.percentile,
-        budget_seconds=search.budget_minutes * 60,
-        model_file=names.ENGINE_FILE if built.report.format == api.Format.TENSORRT else names.ONNX_FILE,
-        owner=f"{case.identity.namespace}/{case.identity.name}",
-    )
-
-
-def _asked(
-    case: Case, found: checks.VersionFacts, built: BertArtifactSpec, shape: api_measurement.VariantConfig
-) -> AskedVariant:
-    name = f"i{shape.instances}-b{shape.max_batch_size}"
-    files = _container(case, found, built, shape, name).files
-    return AskedVariant(**shape.model_dump(), name=name, config=next(iter(files.values())).text)
-
-
-def _lengths(spec: api.BertDeploymentSpec, built: BertArtifactSpec) -> list[int]:
-    longest = built.report.max_sequence_length
-    wished = spec.tuning.lengths or spec.models[0].build.sequence_buckets or ()
-    return sorted(length for length in wished if length <= longest) or [longest]
-
-
-def _key(case: Case, found: checks.VersionFacts, image: str, lengths: list[int]) -> str:
-    """Everything that a measurement depends on: when any of it differs, another one is asked for."""
-    spec, batching = case.spec, case.spec.models[0].serving
-    bound = {
-        "artifact": found.artifact_name,
-        "image": image,
-        "hardware": spec.hardware.model_dump(mode="json", by_alias=True, exclude_defaults=True),
-        "server": spec.server.model_dump(
-            mode="json", by_alias=True, exclude_defaults=True, include={"resources", "env", "extra_args", "release"}
-        ),
-        "search": spec.tuning.search.model_dump(mode="json", by_alias=True),
-        "served": [batching.max_batch_size, batching.batching.max_queue_delay_microseconds],
-        "lengths": lengths,
-    }
-    return digest(bound)[:KEY_DIGITS]
-
-
-def _measured(case: Case, target: _Target, facts: checks.TuningFacts) -> Tuned | None:
+def _measured(case: Case, target: Target, waiting: Tuned) -> Tuned | None:
     """What follows from a measurement that is there."""
     found = next((one for one in target.artifact.measurements if one.key == target.key), None)
-    if found is None:
+    if found is None or waiting.facts is None:
         return None
     points = sum(len(variant.points) for variant in found.variants)
-    status = facts.status.model_copy(update={"measured_at": found.measured_at, "points": points})
+    status = waiting.facts.status.model_copy(update={"measured_at": found.measured_at, "points": points})
     chosen = sizing.choose(found.variants, _goal(case))
     if isinstance(chosen, sizing.Refusal):
         problem = Problem(reason=chosen.reason, message=chosen.message)
-        return Tuned(facts=replace(facts, status=status, problem=problem), plan=facts.served)
+        return replace(waiting, facts=replace(waiting.facts, status=status, problem=problem))
     plan = _plan(chosen, found, case.spec.models[0].objective.percentile)
     status = status.model_copy(update={"plan": plan})
-    return Tuned(facts=replace(facts, status=status), plan=plan)
+    return Tuned(facts=replace(waiting.facts, status=status), plan=plan)
 
 
 def _goal(case: Case) -> sizing.Goal:
@@ -363,9 +199,8 @@ def _plan(chosen: sizing.Choice, found: Measurement, percentile: int) -> TunedPl
     )
 
 
-def _under_way(case: Case, target: _Target, facts: checks.TuningFacts) -> Tuned:
+def _under_way(case: Case, target: Target, waiting: Tuned) -> Tuned:
     """Nothing is measured yet: follow the latest Job, or ask for one."""
-    waiting = Tuned(facts=facts, plan=facts.served)
     jobs = [live for live in _jobs(case) if job_state.alive(live)]
     attempts = [live for live in jobs if job_state.key(live) == target.key]
     if attempts:
@@ -379,24 +214,27 @@ def _over(live: Manifest) -> bool:
     return bool(job_state.ended(live, "Complete") or job_state.ended(live, "Failed"))
 
 
-def _ask(case: Case, target: _Target, tuned: Tuned, *, attempt: int) -> Tuned:
-    # Of the environment only a bound on threads depends on the variant; each config.pbtxt says its own number.
-    smallest = _container(case, target.facts, target.artifact, variants(case.spec, target.artifact)[0])
-    manifest = profile_job.manifest(
-        profile_job.ProfileJob(
-            identity=case.identity,
-            spec=case.spec,
-            request=_request(case, target),
-            attempt=attempt,
-            container=replace(target.container, env=smallest.env),
-            image=target.image,
-            artifact_path=target.artifact.path,
-            claim_name=case.store_claim_name,
-            one_node_claims=case.one_node_claims([case.store_claim_name]),
-            settings=case.settings,
-        )
-    )
+def _ask(case: Case, target: Target, tuned: Tuned, *, attempt: int) -> Tuned:
+    if not case.settings.images.analyzer:
+        return _without(tuned, _NO_ANALYZER)
+    if not artifact.room(_record_of(case, target), case.observed.asked):
+        return _without(tuned, _full(target), _FULL_SECONDS)
+    manifest = measuring.job(case, target, attempt)
     return replace(tuned, facts=_with_job(tuned, manifest), create=manifest)
+
+
+def _record_of(case: Case, target: Target) -> Manifest:
+    """The live record of the artifact that is measured."""
+    return next(one for one in case.observed.artifacts if one["metadata"]["name"] == target.facts.artifact_name)
+
+
+def _full(target: Target) -> Problem:
+    message = (
+        f"artifact {target.facts.artifact_name} keeps {MAX_MEASUREMENTS} measurements, and BertDeployments ask for "
+        "each of them; next: give those that share it the same tuning, hardware, server.resources and "
+        'serving.maxBatchSize, or write tuning.mode: "Off" in one'
+    )
+    return Problem(reason="TooManyMeasurements", message=message)
 
 
 def _with_job(tuned: Tuned, live: Manifest, **more: Any) -> checks.TuningFacts:  # noqa: ANN401 - fields of TuningFacts
@@ -405,37 +243,37 @@ def _with_job(tuned: Tuned, live: Manifest, **more: Any) -> checks.TuningFacts: 
     return replace(facts, status=status, **more)
 
 
-def _watch(case: Case, target: _Target, tuned: Tuned, live: Manifest) -> Tuned:
+def _watch(case: Case, target: Target, tuned: Tuned, live: Manifest) -> Tuned:
     """Follow the latest attempt."""
-    pod = job_state.newest_pod(live, case.observed.job_pods)
     if ended := job_state.ended(live, "Complete"):
         return _record(case, target, tuned, live, ended)
     if failed := job_state.ended(live, "Failed"):
         return _after_failure(case, target, tuned, live, failed)
-    held = pod_state.held_up(pod) if pod else None
-    facts = _with_job(tuned, live, problem=_explained(held) if held else None)
+    held = job_state.held_up(live, case.observed.job_pods, case.observed.refused_pods)
+    problem = _explained(case, held) if held else None
+    facts = _with_job(tuned, live, problem=problem, queued=job_state.queued(live))
     return replace(tuned, facts=facts, adopt=None if case.identity.owns(live) else live)
 
 
-def _explained(held: Problem) -> Problem:
+def _explained(case: Case, held: Problem) -> Problem:
     """A small cluster may have no room beside what serves."""
-    if held.reason not in ("Unschedulable", "SchedulingGated"):
+    if held.reason != "Unschedulable":
         return held
-    return replace(
-        held,
-        message=f"{held.message}: the profile pod asks for as much as a serving pod, and a little more, beside it; "
-        "next: free CPU or memory, lower server.resources.requests, or add a node",
-    )
+    beside = "the profile pod asks for as much as a serving pod, and a little more, beside it"
+    return replace(held, message=f"{held.message}: {beside}; next: {case.more_room(held, 'server')}")
 
 
-def _record(case: Case, target: _Target, tuned: Tuned, live: Manifest, ended: Mapping[str, Any]) -> Tuned:
+def _record(case: Case, target: Target, tuned: Tuned, live: Manifest, ended: Mapping[str, Any]) -> Tuned:
     """A finished Job: write down what it measured, or run it again if its report is lost."""
     pod = job_state.newest_pod(live, case.observed.job_pods)
     report = _report(pod) if pod else None
     if report is not None and report.key == target.key:
         kept = _measurement(case, target, report, str(ended.get("lastTransitionTime", "")))
-        known = next(one for one in case.observed.artifacts if one["metadata"]["name"] == target.facts.artifact_name)
-        return replace(tuned, facts=_with_job(tuned, live), record=artifact.measured(known, kept))
+        known, asked = _record_of(case, target), case.observed.asked
+        tuned = replace(tuned, facts=_with_job(tuned, live))
+        if not artifact.room(known, asked):
+            return _without(tuned, _full(target), _FULL_SECONDS)
+        return replace(tuned, record=artifact.measured(known, kept, asked))
     if job_state.attempt(live) < job_state.MAX_ATTEMPTS_WITHOUT_REPORT:
         return _ask(case, target, tuned, attempt=job_state.attempt(live) + 1)
     name = live["metadata"]["name"]
@@ -450,7 +288,7 @@ def _report(pod: Manifest) -> ProfileReport | None:
         return None
 
 
-def _measurement(case: Case, target: _Target, report: ProfileReport, at: str) -> Measurement:
+def _measurement(case: Case, target: Target, report: ProfileReport, at: str) -> Measurement:
     return Measurement(
         key=target.key,
         measured_at=at,
@@ -464,9 +302,9 @@ def _measurement(case: Case, target: _Target, report: ProfileReport, at: str) ->
     )
 
 
-def _after_failure(case: Case, target: _Target, tuned: Tuned, live: Manifest, failed: Mapping[str, Any]) -> Tuned:
+def _after_failure(case: Case, target: Target, tuned: Tuned, live: Manifest, failed: Mapping[str, Any]) -> Tuned:
     """A failed Job stays as evidence; passing faults are tried again, ever more slowly, then not at all."""
-    problem = _failure(case, live, failed)
+    problem = job_state.failure(live, case.observed.job_pods, failed, _OUT_OF_TIME)
     seconds = job_state.seconds_to_retry(live, failed, case.now) if problem.passing else None
     if seconds is None:
         told = f"{problem.message.rstrip('.')}; to measure again, delete the Job {live['metadata']['name']}"
@@ -474,24 +312,3 @@ def _after_failure(case: Case, target: _Target, tuned: Tuned, live: Manifest, fa
     if seconds <= 0:
         return _ask(case, target, tuned, attempt=job_state.attempt(live) + 1)
     return replace(tuned, facts=_with_job(tuned, live, problem=problem, retry_seconds=seconds))
-
-
-def _own_words(pod: Manifest) -> Problem | None:
-    """What the analyzer said, if it did: the server beside it is stopped with it, and may end in any way."""
-    status = {**pod.get("status", {}), "initContainerStatuses": []}
-    problem = pod_state.problem({**pod, "status": status})
-    return problem if problem and problem.told else None
-
-
-def _failure(case: Case, live: Manifest, failed: Mapping[str, Any]) -> Problem:
-    """Why a Job failed: what its pod says, else what the Job controller says."""
-    pod = job_state.newest_pod(live, case.observed.job_pods)
-    if pod is not None and (pod.get("status") or {}).get("reason") == "DeadlineExceeded":
-        message = "the profile run didn't end in its time; next: raise tuning.search.budgetMinutes"
-        return Problem(reason="ProfileDeadlineExceeded", message=message)
-    problem = _own_words(pod) or pod_state.problem(pod) if pod else None
-    if problem is not None:
-        return problem
-    # No pod is left to tell: somebody deleted it, or its node is gone. That passes.
-    reason, message = failed.get("reason") or "ProfileFailed", failed.get("message", "")
-    return Problem(reason=reason, message=f"Job {live['metadata']['name']}: {message}", passing=True)

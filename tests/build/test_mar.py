@@ -67,6 +67,7 @@ def opened(folder: Path) -> Any:
     """What the archive holds, asked as TorchServe's worker asks it."""
     import yaml  # noqa: PLC0415
 
+    sys.modules["bert_answers"] = module(folder / "bert_answers.py")
     code = module(folder / "served_bert.py")
     facts = yaml.safe_load((folder / "model-config.yaml").read_text())["handler"]
     return code.ServedBert(folder, code.Facts.of(facts), 4)
@@ -116,7 +117,8 @@ def test_the_archive_is_a_whole_one_and_says_what_it_is(bench: Bench, tmp_path: 
     assert manifest["model"] | {"handler": "bert_handler.py", "serializedFile": "model.pt"} == manifest["model"]
     assert manifest["archiverVersion"] == "0.12.0"
     assert {path.name for path in folder.iterdir()} >= {
-        *("model.pt", "tokenizer.json", "index_to_name.json", "model-config.yaml", "bert_handler.py", "served_bert.py")
+        *("model.pt", "tokenizer.json", "index_to_name.json", "model-config.yaml", "bert_handler.py"),
+        *("served_bert.py", "bert_answers.py"),
     }
     assert [(tensor.name, tensor.dtype, tensor.dims) for tensor in (*report.inputs, *report.outputs)] == [
         *((name, "INT64", [-1]) for name in ("input_ids", "attention_mask", "token_type_ids")),

@@ -1,5 +1,6 @@
 """PyTorch checkpoint -> SavedModel, without PyTorch; its answers are judged by BERT in numpy and float64."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from bert_build import checkpoint, preflight, tensorflow_bert, to_savedmodel
 from bert_build.failures import BuildError
+from bert_build.families import Family
 from bert_build.samples import Arrays
 from bert_operator.api import names
 from bert_operator.api.report import Manifest, ServedModels
@@ -18,7 +20,14 @@ from support import numpy_bert
 from support.build_bench import LENGTH, Bench
 
 FORMAT = {"format": "savedmodel"}
-TASKS = pytest.mark.parametrize("task", list(Task))
+OUTPUTS = pytest.mark.parametrize(
+    ("task", "outputs"),
+    [
+        (Task.SEQUENCE_CLASSIFICATION, {"logits": [3]}),
+        (Task.FEATURE_EXTRACTION, {"last_hidden_state": [-1, 32]}),
+        (Task.QUESTION_ANSWERING, {"end_logits": [-1], "start_logits": [-1]}),
+    ],
+)
 
 
 def requests(seed: int = 3) -> Arrays:
@@ -47,21 +56,40 @@ def alone(session: to_savedmodel.Session, rows: Arrays) -> list[Arrays]:
     ]
 
 
-@TASKS
-def test_it_answers_like_the_source_model(checkpoint_bench: Bench, task: Task) -> None:
+@OUTPUTS
+def test_it_answers_like_the_source_model(checkpoint_bench: Bench, task: Task, outputs: dict[str, list[int]]) -> None:
     numpy_bert.save_checkpoint(checkpoint_bench.source, task, prefix="bert.")
     report, folder = checkpoint_bench.build(task=task, **FORMAT)
     assert 0 < report.fidelity.max_abs_difference < 1e-4
     assert [(spec.name, spec.dtype, spec.dims) for spec in report.inputs] == [
         ("input_ids", "INT64", [-1]), ("attention_mask", "INT64", [-1]), ("token_type_ids", "INT64", [-1]),
     ]  # fmt: skip
-    name, dims = ("logits", [3]) if task is Task.SEQUENCE_CLASSIFICATION else ("last_hidden_state", [-1, 32])
-    assert [(spec.name, spec.dtype, spec.dims) for spec in report.outputs] == [(name, "FP32", dims)]
+    assert {spec.name: spec.dims for spec in report.outputs} == outputs
+    assert {spec.dtype for spec in report.outputs} == {"FP32"}
     rows = requests()
-    answer = to_savedmodel.open_session(folder).answer(rows)[name]
-    truth = numpy_bert.load(checkpoint_bench.source, task).answer(rows)[name]
-    real = rows["attention_mask"] == 1 if task is Task.FEATURE_EXTRACTION else slice(None)
-    assert np.abs(answer[real] - truth[real]).max() < 1e-4
+    answer = to_savedmodel.open_session(folder).answer(rows)
+    truth = numpy_bert.load(checkpoint_bench.source, task).answer(rows)
+    for name, dims in outputs.items():
+        real = rows["attention_mask"] == 1 if dims[0] == -1 else slice(None)
+        assert np.abs(answer[name][real] - truth[name][real]).max() < 1e-4
+
+
+def test_a_sentence_becomes_the_vector_that_its_files_say(checkpoint_bench: Bench) -> None:
+    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.FEATURE_EXTRACTION)
+    modules = [{"type": f"x.{kind}", "path": f"1_{kind}"} for kind in ("Transformer", "Pooling", "Normalize")]
+    (checkpoint_bench.source / "modules.json").write_text(json.dumps(modules))
+    (checkpoint_bench.source / "1_Pooling").mkdir()
+    (checkpoint_bench.source / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    _, folder = checkpoint_bench.build(task="feature-extraction", **FORMAT)
+    rows = requests()
+    session = to_savedmodel.open_session(folder)
+    found = session.answer(rows)
+    for row, shown in enumerate(rows["attention_mask"] == 1):
+        mean = found["last_hidden_state"][row][shown].mean(axis=0)
+        assert np.abs(found["sentence_embedding"][row] - mean / np.linalg.norm(mean)).max() < 1e-5
+    # What the server pads a row with is no part of its sentence.
+    fooled = session.answer(padded_by_the_server(rows))["sentence_embedding"]
+    assert np.abs(fooled - found["sentence_embedding"]).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -133,8 +161,8 @@ def test_swapped_layers_are_refused(checkpoint_bench: Bench, monkeypatch: pytest
     read = checkpoint.weights
     swap = {"encoder.layer.0.": "encoder.layer.1.", "encoder.layer.1.": "encoder.layer.0."}
 
-    def swapped(folder: Path, wanted: list[str]) -> Any:
-        for name, values in read(folder, wanted):
+    def swapped(folder: Path, wanted: list[str], family: Family) -> Any:
+        for name, values in read(folder, wanted, family):
             start = next((start for start in swap if name.startswith(start)), "")
             yield (swap[start] + name.removeprefix(start) if start else name), values
 

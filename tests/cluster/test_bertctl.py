@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from bert_operator.api import names
+from bert_operator.cli.cluster import Editor
 from bert_operator.objects import artifact
 from support import builders
 from support.command_line import bertctl
@@ -140,3 +142,53 @@ def test_a_record_as_kubectl_prints_it_is_taken_by_render(api: KubeApi, bert: di
     assert "PLACEHOLDER" not in ran.out
     assert f"name: {made.body['metadata']['name']}" in ran.out
     assert f"uid: {bert['metadata']['uid']}" in ran.out
+
+
+@pytest.fixture
+def record(api: KubeApi) -> Iterator[dict[str, Any]]:
+    """A live BertArtifact."""
+    claim = {"metadata": {"name": "seen-store", "uid": builders.CLAIM_UID, "namespace": NAMESPACE}}
+    made = api.request(
+        "POST", f"{ROOT}/bertartifacts", artifact.manifest(builders.report(artifact_key="7" * 32), claim, "ab", None)
+    )
+    assert made.code == 201, made.message
+    yield made.body
+    api.request("DELETE", f"{ROOT}/bertartifacts/{made.body['metadata']['name']}")
+
+
+def test_an_artifact_is_listed_with_its_user_who_keeps_it(
+    api: KubeApi, bert: dict[str, Any], record: dict[str, Any]
+) -> None:
+    name = record["metadata"]["name"]
+    where = ("-n", NAMESPACE, "--kubeconfig", api.kubeconfig)
+    row = {line.split()[0]: line for line in bertctl("artifacts", "ls", *where).out.splitlines()}[name]
+    assert row.split()[1:4] == ["onnx", "fp32", "BertModel"]
+    assert row.split()[-1] == "-"
+    versions = [{"version": 1, "artifact": name}]
+    say(api, {"observedGeneration": bert["metadata"]["generation"], "models": [{"name": "m", "versions": versions}]})
+    assert bertctl("artifacts", "ls", *where).out.splitlines()[-1].endswith(" seen")
+    refused = bertctl("artifacts", "rm", name, *where)
+    assert (refused.code, refused.err) == (1, f"error: nothing was removed: {name} is used by seen\n")
+
+
+def test_a_record_goes_only_as_it_was_seen_and_can_be_put_back(api: KubeApi, record: dict[str, Any]) -> None:
+    editor = Editor(namespace=NAMESPACE, kubeconfig=str(api.kubeconfig))
+    name = record["metadata"]["name"]
+    path = f"{ROOT}/bertartifacts/{name}"
+    api.request("PATCH", path, {"spec": {"requestKeys": ["ab", "cd"]}}, content_type=MERGE)
+    assert not editor.delete(record, names.ARTIFACT_KIND, unchanged=True)
+    seen = editor.get(names.ARTIFACT_KIND, name)
+    assert seen is not None
+    assert editor.delete(seen, names.ARTIFACT_KIND, unchanged=True)
+    assert editor.get(names.ARTIFACT_KIND, name) is None
+    kept = {key: seen[key] for key in ("apiVersion", "kind", "spec")}
+    assert editor.create(kept | {"metadata": {"name": name}})["spec"] == seen["spec"]
+
+
+def test_what_may_not_be_done_is_told_in_the_api_servers_words(
+    api: KubeApi, record: dict[str, Any], tmp_path: Path
+) -> None:
+    file = kubeconfig_of(api, tmp_path / "kubeconfig", "stranger", namespace=NAMESPACE)
+    ran = bertctl("artifacts", "rm", record["metadata"]["name"], "--kubeconfig", file, "--context", "stranger")
+    assert ran.code == 1
+    assert "is forbidden" in ran.err

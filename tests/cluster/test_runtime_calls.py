@@ -9,14 +9,14 @@ from uuid import uuid4
 
 import pytest
 
-from bert_operator.api.actions import Adoption, Note, Ref
+from bert_operator.api.actions import Adoption, Departure, Note, Ref
 from bert_operator.cluster.calls import Cluster
 from bert_operator.cluster.connection import Connection
 from bert_operator.cluster.errors import ApiError
 from bert_operator.metrics import Metrics
 from support.kube_api import KubeApi
 from support.objects import owner
-from support.operator_process import install_crds
+from support.operator_process import eventually, install_crds
 
 pytestmark = pytest.mark.cluster
 
@@ -59,6 +59,9 @@ class Here:
         answer = self.api.request("POST", f"{root}/namespaces/{self.namespace}/{plural}", body)
         assert answer.code == 201, answer.message
         return answer.body
+
+    def delete(self, name: str, plural: str, root: str) -> None:
+        self.api.request("DELETE", f"{root}/namespaces/{self.namespace}/{plural}/{name}")
 
     def job(self, owned_by: dict[str, Any]) -> dict[str, Any]:
         container = {"name": "c", "image": "registry.test/none:1"}
@@ -152,6 +155,41 @@ async def test_a_job_is_created_once_and_adopting_it_keeps_the_other_owner(here:
     with pytest.raises(ApiError, match="adopt Job build"):
         await cluster.adopt(here.namespace, replace(adoption, uid=NOBODY, owner_reference=owner(NOBODY)))
     assert len(here.get("build", "jobs", "/apis/batch/v1")["metadata"]["ownerReferences"]) == 2
+
+
+async def test_a_shared_job_lives_as_long_as_one_who_asked_for_it(here: Here, cluster: Cluster) -> None:
+    mine, theirs = (owner(here.bert(name)["metadata"]["uid"], name) for name in ("demo", "other"))
+    made = await cluster.create(here.job(theirs))
+    assert made is not None
+    uid = made["metadata"]["uid"]
+    await cluster.adopt(here.namespace, Adoption(kind="Job", name="build", uid=uid, owner_reference=mine))
+
+    def owners() -> list[str]:
+        live = here.get("build", "jobs", "/apis/batch/v1") or {"metadata": {}}
+        return [each["name"] for each in live["metadata"].get("ownerReferences", ())]
+
+    here.delete("other", "bertdeployments", "/apis/bertops.dev/v1alpha1")
+    eventually("the collector takes the first one's name off", lambda: owners() == ["demo"])
+    here.delete("demo", "bertdeployments", "/apis/bertops.dev/v1alpha1")
+    eventually("nobody wants it any more", lambda: here.get("build", "jobs", "/apis/batch/v1") is None)
+
+
+async def test_of_two_who_leave_a_job_at_once_the_second_is_told(here: Here, cluster: Cluster) -> None:
+    mine, theirs = (owner(here.bert(name)["metadata"]["uid"], name) for name in ("demo", "other"))
+    made = await cluster.create(here.job(theirs))
+    assert made is not None
+    uid = made["metadata"]["uid"]
+    shared = await cluster.adopt(here.namespace, Adoption(kind="Job", name="build", uid=uid, owner_reference=mine))
+    judged = shared["metadata"]["resourceVersion"]
+    first, second = (
+        Departure(kind="Job", name="build", uid=uid, owner_uid=one["uid"], resource_version=judged)
+        for one in (mine, theirs)
+    )
+    left = await cluster.leave(here.namespace, first)
+    assert [each["name"] for each in left["metadata"]["ownerReferences"]] == ["other"]
+    with pytest.raises(ApiError) as caught:
+        await cluster.leave(here.namespace, second)
+    assert (caught.value.status, caught.value.refused) == (409, False)
 
 
 async def test_only_the_object_that_was_meant_is_deleted(here: Here, cluster: Cluster) -> None:

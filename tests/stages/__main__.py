@@ -14,6 +14,7 @@ from typing import Final
 
 from images import catalog
 from stages.graph import Result, Runner, Step, counts, table
+from support import s3_server
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PYTHON: Final = sys.executable
@@ -123,14 +124,19 @@ def _tiers() -> list[Step]:
     """Everything that fills the processor. The end-to-end tests mostly wait, and go first whenever they don't."""
     pytest = [str(venv_python()), "-m", "pytest"]
     inside = ("--", "python", "-m", "pytest", "-p", "no:cacheprovider")
+    s3 = f"{s3_server.folder(cache())}:/s3"
     triton = {"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")}
     tiers = [
         Step(name="check", command=["make", "--no-print-directory", "check"], after=("venv",)),
         Step(name="unit", command=[*pytest, "tests/unit"], after=("venv",)),
         # The chart's golden files need helm.
         Step(name="golden", command=[*pytest, "tests/golden"], after=("venv", "binaries")),
+        # Its compiler finds in the cache what the binaries had compiled.
+        Step(name="s3server", command=_tool("support.s3_server"), after=("binaries",)),
         Step(
-            name="build", command=_tool("images", "run", "pytorch", *inside, "tests/build"), after=("images", "check")
+            name="build",
+            command=_tool("images", "run", "--mount", s3, "pytorch", *inside, "tests/build"),
+            after=("images", "check", "s3server"),
         ),
         Step(
             name="build-tensorflow",
@@ -163,8 +169,9 @@ def _tiers() -> list[Step]:
 def _end_to_end() -> list[Step]:
     pytest = [str(venv_python()), "-m", "pytest"]
     model = {"BERTOPS_E2E_MODEL": str(_model())}
-    chart = "tests/e2e/test_hub_and_chart.py"
-    side_by_side = ("-n", "3", "--dist", "loadfile", "--deselect", chart)
+    # One upgrades and uninstalls the operator that the others need; the other promises seconds.
+    alone = ("tests/e2e/test_life.py", "tests/e2e/test_hub_and_chart.py")
+    side_by_side = ("-n", "3", "--dist", "loadfile", *(f"--ignore={module}" for module in alone))
     return [
         Step(
             name="e2e",
@@ -172,9 +179,8 @@ def _end_to_end() -> list[Step]:
             after=("venv", "binaries", "images", "model"),
             env=model,
         ),
-        # It upgrades and uninstalls the operator that the others need.
-        Step(name="e2e-chart", command=[*pytest, chart], after=("e2e",), env=model),
-        _down("e2e", "e2e-chart"),
+        Step(name="e2e-alone", command=[*pytest, *alone], after=("e2e",), env=model),
+        _down("e2e", "e2e-alone"),
     ]
 
 

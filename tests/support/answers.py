@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,7 +84,7 @@ def tokens(model: Path, sentences: Sequence[str]) -> dict[str, npt.NDArray[np.in
 
 
 def compare(kube: Kube, images: Images, sample: Sample, ids: Ids) -> Match:
-    """Ask both and compare.
+    """Ask both and compare every output; the match tells the worst, and the answer of the first.
 
     The source model lies on the claim `models` and is asked in a pod of its framework's build image.
 
@@ -93,11 +93,18 @@ def compare(kube: Kube, images: Images, sample: Sample, ids: Ids) -> Match:
     """
     port = int(CLIENTS[sample.server][1].partition(":")[2])
     with kube.port_forward(f"service/{sample.name}", port) as address:
-        ((output, answer),) = endpoint(sample.server, address, sample.model, ids).items()
+        found = endpoint(sample.server, address, sample.model, ids)
     judge = images.tensorflow if sample.framework == "tensorflow" else images.pytorch
     with loader_pod(kube, judge, "models", "judge") as pod:
         (truth,) = source_model(kube, pod, f"/data/{sample.folder}", sample.task, [ids], framework=sample.framework)
-    return match(answer, np.array(truth[output], dtype=np.float32), ids["attention_mask"])
+    if found.keys() != truth.keys():
+        raise ValueError(f"the endpoint answered {', '.join(found)}, the source model {', '.join(truth)}")
+    told = [match(found[name], np.array(truth[name], dtype=np.float32), ids["attention_mask"]) for name in truth]
+    return replace(
+        told[0],
+        cosine=min(one.cosine for one in told),
+        max_abs_difference=max(one.max_abs_difference for one in told),
+    )
 
 
 def endpoint(server: str, address: str, model: str, ids: Ids, version: int = 1) -> dict[str, Floats]:

@@ -34,6 +34,8 @@ class Hub:
         self.surplus = 0
         """Send so many bytes more than a large file has."""
         self.tells_sizes = True
+        self.cdn = ""
+        """Where large files are sent from: this server under another name, an origin that must get no token."""
         self.published_sha256: str | None = None
         self.requests: list[tuple[str, str, str | None]] = []
         self.url = ""
@@ -43,8 +45,8 @@ class Hub:
             {
                 "rfilename": name,
                 "size": len(content) if self.tells_sizes else None,
-                "blobId": hashlib.sha1(content).hexdigest(),
-            }  # noqa: S324 - as git does
+                "blobId": hashlib.sha1(content).hexdigest(),  # noqa: S324 - as git does
+            }
             | (
                 {"lfs": {"sha256": self.sha256(name), "size": len(content), "pointerSize": 130}}
                 if name in self.large
@@ -102,6 +104,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - one smal
             hub.requests.append((self.command, self.path.partition("?")[0], self.headers.get("Range")))
             if hub.status:
                 return self._error(hub.status, "")
+            if found := re.fullmatch(r"/cdn/(.+)", self.path):
+                return self._error(400, "Token") if self.headers.get("Authorization") else self._file(found[1])
             if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
                 return self._error(401, "RepoNotFound")
             if hub.gated:
@@ -110,6 +114,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - one smal
             if found := re.fullmatch(rf"/api/models/{hub.repo}(?:/revision/([^/]+))?", path):
                 return self._info(found[1] or "main")
             if found := re.fullmatch(rf"/{hub.repo}/resolve/([^/]+)/(.+)", path):
+                if hub.cdn and found[2] in hub.large:
+                    return self._send(302, b"", {"Location": f"{hub.cdn}/cdn/{found[2]}"})
                 return self._file(found[2])
             return self._error(404, "RepoNotFound")
 
@@ -156,7 +162,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - one smal
 
 def main(repo: str, folder: str, port: str) -> None:
     """Serve a folder's files as one repository until SIGTERM; runs alone in a pod, with nothing but Python."""
-    files = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+    paths = (path for path in Path(folder).rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     with running("", int(port)) as hub:

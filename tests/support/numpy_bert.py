@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from bert_build import bert_layout, config_checks
+from bert_build import bert_layout, config_checks, tasks
 from bert_operator.api.spec import Task
 
 Floats = npt.NDArray[np.float64]
@@ -46,7 +46,7 @@ def random_weights(task: Task, seed: int = 7, **change: Any) -> dict[str, npt.ND
 
 def write_config(folder: Path, task: Task, **change: Any) -> None:
     """config.json and a small vocabulary."""
-    kind = "BertForSequenceClassification" if task is Task.SEQUENCE_CLASSIFICATION else "BertModel"
+    kind = f"Bert{tasks.HEADS.get(task, 'Model')}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**CONFIG, "architectures": [kind], **change}))
 
@@ -58,7 +58,7 @@ def save_checkpoint(folder: Path, task: Task, *, old_names: bool = False, prefix
     def stored(name: str) -> str:
         if old_names:
             name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-        return name if name.startswith("classifier") else prefix + name
+        return name if name.startswith(("classifier", "qa_outputs")) else prefix + name
 
     write_config(folder, task, **change)
     weights = random_weights(task, **change)
@@ -86,6 +86,9 @@ class Reference:
             hidden = self._layer(f"encoder.layer.{number}", hidden, mask)
         if self._task is Task.FEATURE_EXTRACTION:
             return {"last_hidden_state": hidden.astype(np.float32)}
+        if self._task is Task.QUESTION_ANSWERING:
+            start, end = np.moveaxis(self._linear("qa_outputs", hidden).astype(np.float32), -1, 0)
+            return {"start_logits": start, "end_logits": end}
         pooled = np.tanh(self._linear("pooler.dense", hidden[:, 0]))
         return {"logits": self._linear("classifier", pooled).astype(np.float32)}
 

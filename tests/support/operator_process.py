@@ -32,13 +32,15 @@ RULES: Final = (
     ("bertops.dev", ("bertdeployments/status",), ("patch",)),
     ("bertops.dev", ("bertartifacts",), ("list", "watch", "create", "patch", "delete")),
     ("apps", ("deployments",), ("list", "watch", "create", "patch", "delete")),
-    ("autoscaling", ("horizontalpodautoscalers",), ("list", "watch", "create", "patch", "delete")),
+    # `get` because `kubectl autoscale` gives its own the name that ours would have.
+    ("autoscaling", ("horizontalpodautoscalers",), ("get", "list", "watch", "create", "patch", "delete")),
     ("batch", ("jobs",), ("list", "watch", "create", "patch", "delete")),
     ("", ("configmaps",), ("list", "watch", "create", "patch", "delete")),
     ("", ("persistentvolumeclaims",), ("list", "watch", "create", "patch")),
     # `get` because its plain name may be somebody else's.
     ("", ("services",), ("get", "list", "watch", "create", "patch", "delete")),
-    ("events.k8s.io", ("events",), ("create",)),
+    # `list` because only Events say why a Job gets no pod.
+    ("events.k8s.io", ("events",), ("create", "list")),
 )
 """Rights in each namespace served."""
 """Rights of a cluster-wide operator beyond that: it notices its own CRDs being installed later."""
@@ -100,6 +102,11 @@ class OperatorProcess:
             r'^rest_client_requests_total\{.*method="(\w+)"\} (\d+)', self.get("/metrics")[1], re.MULTILINE
         )
         return sum(int(count) for method, count in counts if method in methods)
+
+    def forbidden(self) -> int:
+        """How many of its requests its rights didn't allow."""
+        counts = re.findall(r'^rest_client_requests_total\{code="403".*\} (\d+)', self.get("/metrics")[1], re.MULTILINE)
+        return sum(map(int, counts))
 
     def reads(self) -> int:
         """How many objects it has read, beside its one look for our kinds at the start."""

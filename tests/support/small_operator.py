@@ -22,6 +22,10 @@ class SmallPlanner:
         return () if observed.services else (("Service", observed.bert["metadata"]["name"]),)
 
     @staticmethod
+    def jobs_to_probe(observed: Observed, now: datetime) -> tuple[tuple[str, str], ...]:  # noqa: ARG004 - as above
+        return ()
+
+    @staticmethod
     def make_plan(observed: Observed, settings: Settings, now: datetime) -> Plan:  # noqa: ARG004 - the real one's shape
         if observed.foreign:
             return Plan(status=_changed(observed, {"summary": {"stage": "NameConflict"}}))

@@ -94,6 +94,7 @@ def _each(prefix: str, path: str, values: list[Any], says: str) -> list[Bad]:
 
 
 _hub = put(SOURCE, {"huggingFace": {"repo": "org/bert"}})
+_bucket = {"uri": "s3://models/bert"}
 
 NAMES = [
     _bad("name-too-long", put("metadata.name", "a" * 41), says="metadata.name can have at most 40", parsed=False),
@@ -143,12 +144,6 @@ VERSIONS = [
         put("spec.models", [model("a", 1, 2)]),
         says="with more than one version, set defaultVersion",
     ),
-    _bad(
-        "savedmodel-from-hub",
-        put(f"{FIRST}.build.framework", "tensorflow"),
-        put(SOURCE, {"huggingFace": {"repo": "team/bert"}}),
-        says="build.framework tensorflow reads SavedModels from claims only",
-    ),
     _bad("default-is-none-of-them", put(f"{FIRST}.defaultVersion", 7), says="defaultVersion must be one of versions"),
     _bad(
         "labels-of-triton",
@@ -177,12 +172,63 @@ VERSIONS = [
 ]
 
 SOURCES = [
-    _bad("no-source", put(SOURCE, {}), says="source needs exactly one of huggingFace or pvc, e.g. `source: {pvc:"),
+    _bad(
+        "no-source",
+        put(SOURCE, {}),
+        says="source needs exactly one of huggingFace, pvc, s3 or artifact, e.g. `source: {pvc:",
+    ),
     _bad(
         "two-sources",
         put(f"{SOURCE}.huggingFace", {"repo": "org/bert"}),
-        says="exactly one of huggingFace or pvc, e.g.",
+        says="exactly one of huggingFace, pvc, s3 or artifact, e.g.",
     ),
+    *[
+        _bad(f"bucket-{number}", put(SOURCE, {"s3": {"uri": uri}}), says="s3.uri: ")
+        for number, uri in enumerate(
+            [
+                "",
+                "http://models/a",
+                "s3://m",
+                "s3://Models/a",
+                "s3://models/../a",
+                "s3://models/a/..",
+                "s3://models//a",
+                "s3://models/a b",
+                "s3://models/.hidden",
+                "s3://models/a?versionId=1",
+                "s3://models/a\n",
+                "s3://../a",
+            ]
+        )
+    ],
+    *[
+        _bad(f"endpoint-{number}", put(SOURCE, {"s3": {**_bucket, "endpoint": text}}), says="s3.endpoint: ")
+        for number, text in enumerate(
+            [
+                "",
+                "minio:9000",
+                "ftp://minio",
+                "http://user:pass@minio",
+                "http://minio/path",
+                "http://a b",
+                "http://minio\n",
+            ]
+        )
+    ],
+    *[
+        _bad(f"link-local-{number}", put(SOURCE, {"s3": {**_bucket, "endpoint": text}}), says="is a link-local address")
+        for number, text in enumerate(["http://169.254.169.254", "https://169.254.170.2:80/", "http://[fe80::1]:80"])
+    ],
+    *[
+        _bad(f"region-{number}", put(SOURCE, {"s3": {**_bucket, "region": text}}), says="s3.region: ")
+        for number, text in enumerate(["", "EU", "eu west"])
+    ],
+    _bad(
+        "keys-in-the-spec",
+        put(SOURCE, {"s3": {**_bucket, "accessKeyId": "AKIA"}}),
+        says='unknown field "spec.models[0].versions[0].source.s3.accessKeyId"',
+    ),
+    _bad("no-artifact-named", put(SOURCE, {"artifact": {}}), says="source.artifact.name: Required value"),
     *_each(
         "path",
         f"{SOURCE}.pvc.path",
@@ -223,6 +269,11 @@ SOURCES = [
 BUILDS = [
     _bad("no-task", put(f"{FIRST}.build", {}), says="build.task: Required value"),
     _bad("task-unknown", put(f"{FIRST}.build.task", "translation"), says='Unsupported value: "translation"'),
+    _bad(
+        "task-of-tensorflow",
+        put(f"{FIRST}.build", {"task": "fill-mask", "framework": "tensorflow"}),
+        says="framework tensorflow does the tasks sequence-classification and feature-extraction only",
+    ),
     _bad("precision-unknown", put(f"{FIRST}.build.precision", "fp8"), says='supported values: "fp32"'),
     _bad("format-unknown", put(f"{FIRST}.build.format", "gguf"), says='supported values: "auto", "onnx"'),
     *_each("sequence-length", f"{FIRST}.build.maxSequenceLength", [7, 0, -1, 8193], "build.maxSequenceLength: "),
@@ -239,6 +290,19 @@ BUILDS = [
     ),
     _bad("difference-unquoted", put(f"{FIRST}.build.fidelity.maxAbsDifference", 0.001), says="must be of type string"),
     *_each("cosine", f"{FIRST}.build.fidelity.minCosine", ["1.1", "-0.5", "2", "nan"], "fidelity.minCosine: "),
+    *_each("agreement", f"{FIRST}.build.fidelity.minAgreement", ["1.1", "98%"], "fidelity.minAgreement: "),
+    _bad("on-failure-unknown", put(f"{FIRST}.build.fidelity.onFailure", "Ignore"), says='values: "Fallback", "Fail"'),
+    _bad("17-samples", put(f"{FIRST}.build.fidelity.samples", [{"text": "x"}] * 17), says="samples: Too many"),
+    _bad("sample-of-a-pair", put(f"{FIRST}.build.fidelity.samples", [{"textPair": "x"}]), says="text: Required value"),
+    *[
+        _bad(
+            f"{precision}-in-{made}",
+            put(f"{FIRST}.build.precision", precision),
+            put(f"{FIRST}.build.format", made),
+            says="write `precision: fp32`, or the format that goes with it",
+        )
+        for precision, made in (("int8", "tensorrt"), ("int8", "mar"), ("fp16", "onnx"), ("fp16", "savedmodel"))
+    ],
 ]
 
 SERVING = [
@@ -353,6 +417,7 @@ PODS = [
         says="tolerations[0].effect",
     ),
     *_each("deadline", "spec.builds.activeDeadlineSeconds", [59, 86401], "activeDeadlineSeconds: "),
+    *_each("queue", "spec.builds.queueName", ["", "Nightly", "a/b", "q" * 64], "spec.builds.queueName"),
 ]
 
 STORAGE = [
@@ -512,6 +577,23 @@ GOOD: dict[str, tuple[Mutation, ...]] = {
     ),
     "hub-branch-with-slash": (put(SOURCE, {"huggingFace": {"repo": "bert", "revision": "refs/pr/12"}}),),
     "savedmodel-from-a-claim": (put(f"{FIRST}.build.framework", "tensorflow"),),
+    "savedmodel-from-the-hub": (put(f"{FIRST}.build.framework", "tensorflow"), _hub),
+    "bucket": (
+        put(
+            SOURCE,
+            {
+                "s3": {
+                    "uri": "s3://team.models/dt=2026-11-22/my_bert/",
+                    "endpoint": "https://minio.storage.svc:9000",
+                    "region": "eu-central-1",
+                    "credentialsSecretRef": {"name": "bucket"},
+                }
+            },
+        ),
+    ),
+    "whole-bucket-of-amazon": (put(SOURCE, {"s3": {"uri": "s3://models"}}),),
+    "bucket-by-ipv6": (put(SOURCE, {"s3": {**_bucket, "endpoint": "http://[2001:db8::1]:9000"}}),),
+    "published-artifact": (put(SOURCE, {"artifact": {"name": "onnx-5555-abcdef"}}),),
     "root-of-a-claim": (put(SOURCE, {"pvc": {"claimName": "models"}}),),
     "two-versions": (put("spec.models", [model("bert", 1, 2, defaultVersion=2)]),),
     "labels": (
@@ -547,10 +629,16 @@ GOOD: dict[str, tuple[Mutation, ...]] = {
             {
                 "task": "sequence-classification",
                 "format": "onnx",
-                "precision": "fp32",
+                "precision": "int8",
                 "maxSequenceLength": 512,
                 "sequenceBuckets": [32, 128, 512],
-                "fidelity": {"maxAbsDifference": "1e-3", "minCosine": "0.9999"},
+                "fidelity": {
+                    "maxAbsDifference": "1e-3",
+                    "minCosine": "0.9999",
+                    "minAgreement": "0.98",
+                    "onFailure": "Fail",
+                    "samples": [{"text": "a question?", "textPair": "a passage"}, {"text": "x"}],
+                },
                 "allowPickle": True,
             },
         ),

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bert_operator.api import spec
+from bert_build import int8
+from bert_operator.api import names, spec
 from bert_operator.servers import SERVERS
 from bert_operator.servers.base import ServedVersion
 from bert_operator.servers.triton import mount
@@ -50,11 +52,12 @@ def scene(triton_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The server runs once for all tests; none may leave it changed."""
     folder = tmp_path_factory.mktemp("scene")
     wish = _wish()
-    classifier, embedder = wish.models
+    classifier, embedder, lowered = wish.models
     parts = [
         _part(classifier, 1, published.publish(folder / "first", SHAPE)),
         _part(classifier, 2, published.publish(folder / "second", SECOND_SHAPE)),
         _part(embedder, 7, published.publish(folder / "tokens", TOKENS_SHAPE)),
+        _part(lowered, 1, _quantised(folder / "int8", folder / "tokens" / names.ONNX_FILE)),
     ]
     served = [one for one, _ in parts]
     files = SERVERS[wish.server.type].container(served, wish, builders.settings()).files
@@ -66,6 +69,18 @@ def scene(triton_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def _part(model: spec.BertModel, version: int, artifact: Published) -> tuple[ServedVersion, Published]:
     return artifact.served_as(model, version), artifact
+
+
+def _quantised(folder: Path, source: Path) -> Published:
+    """The same model as the build makes it with `precision: int8`; its golden answers are the FP32 model's."""
+    made = published.publish(folder, TOKENS_SHAPE)
+    texts = [published.tokens(1, length, TOKENS_SHAPE, seed=length) for length in (8, 16, 32)]
+    int8.static(source, folder / names.ONNX_FILE, int8.ranges(source, texts))
+    report = made.known.report
+    limits = {"limit_max_abs_difference": 1.0, "limit_min_cosine": 0.97}
+    changes = {"precision": "int8", "manifest_sha256": "", "fidelity": report.fidelity.model_copy(update=limits)}
+    with np.load(folder / names.GOLDEN_FILE) as golden:
+        return published.finish(folder, {key: golden[key] for key in golden.files}, report.model_copy(update=changes))
 
 
 def _wish() -> spec.BertDeploymentSpec:
@@ -84,10 +99,15 @@ def _wish() -> spec.BertDeploymentSpec:
         "serving": {"maxBatchSize": 4, "instances": 2, "batching": {"enabled": False}},
         "versions": [{"version": 7, "source": source}],
     }
+    lowered = embedder | {
+        "name": "lowered",
+        "build": build | {"task": "feature-extraction", "precision": "int8"},
+        "versions": [{"version": 1, "source": source}],
+    }
     return spec.BertDeploymentSpec.model_validate(
         {
             "server": {"type": "triton", "triton": {"exitTimeoutSeconds": 5}},
             "storage": {"size": "1Gi"},
-            "models": [classifier, embedder],
+            "models": [classifier, embedder, lowered],
         }
     )

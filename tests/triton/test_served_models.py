@@ -41,6 +41,21 @@ def test_answers_are_those_of_onnx_runtime(scene: Scene, name: str, output: str,
     np.testing.assert_allclose(answered, expected, atol=1e-5)
 
 
+def test_an_int8_model_is_served_and_answers_alone_as_it_does_in_a_batch(scene: Scene) -> None:
+    inputs = published.tokens(4, 16, TOKENS_SHAPE, seed=3)
+
+    answered = ask(scene, "lowered", inputs).as_numpy("last_hidden_state")
+
+    _, quantised = scene.part("lowered")
+    _, full = scene.part("embedder")
+    np.testing.assert_allclose(answered, quantised.answer(inputs)["last_hidden_state"], atol=1e-5)
+    exact = full.answer(inputs)["last_hidden_state"]
+    cosine = (answered * exact).sum() / (np.linalg.norm(answered) * np.linalg.norm(exact))
+    assert 0.97 < cosine < 0.999999
+    alone = ask(scene, "lowered", {name: values[:1] for name, values in inputs.items()}).as_numpy("last_hidden_state")
+    np.testing.assert_allclose(alone, answered[:1], atol=1e-5)
+
+
 def test_versions_answer_differently_and_unversioned_requests_get_the_default_one(scene: Scene) -> None:
     inputs = published.tokens(2, 8, SHAPE)
 

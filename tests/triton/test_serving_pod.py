@@ -127,8 +127,11 @@ def test_verify_turns_ready_with_figures_and_stays_small(scene: Scene, tmp_path:
         ("sentiment", 1, 2),
         ("sentiment-v2", 2, 2),
         ("embedder", 7, 2),
+        ("lowered", 1, 2),
     ]
-    assert all(model["maxAbsDifference"] < 1e-4 and model["minCosine"] > 0.999 for model in body["matched"])
+    *exact, lowered = body["matched"]
+    assert all(model["maxAbsDifference"] < 1e-4 and model["minCosine"] > 0.999 for model in exact)
+    assert 0.97 < lowered["minCosine"] < 0.99999  # in int8, by the limits of its report
     assert resident < IDLE_LIMIT
     assert answers == [200] * 20
     assert (code, seconds < 1) == (0, True)

@@ -99,10 +99,10 @@ resyncSeconds: {{ int .Values.resyncSeconds }}
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [list, watch]
-# Autoscalers of the servers. delete: once spec.autoscaling is gone.
+# Autoscalers of the servers. get: `kubectl autoscale` gives its own the same name. delete: once spec.autoscaling is gone.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
-  verbs: [list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]
 # get: a Service carries the BertDeployment's plain name, so first see that it isn't somebody else's.
 - apiGroups: [""]
   resources: [services]
@@ -123,8 +123,8 @@ resyncSeconds: {{ int .Values.resyncSeconds }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
-# One Event for each change worth telling.
+# One Event for each change worth telling. list: only Events say why a Job gets no pod.
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create]
+  verbs: [create, list]
 {{- end -}}

@@ -26,6 +26,20 @@ class Adoption:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Departure:
+    """Take our owner reference, and nobody else's, off a Job that others still want."""
+
+    kind: str
+    name: str
+    uid: str
+    owner_uid: str
+    """Ours."""
+    resource_version: str
+    """That was judged: if others leave too, one of us is the last and must see it, for nobody collects an object
+    without owners."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Hold:
     """What our second field manager says of a Deployment's replica count, so that it never goes unowned."""
 
@@ -58,6 +72,7 @@ class Plan:
     create: tuple[Manifest, ...] = ()
     """POSTed; "already exists" is fine (somebody asked for the same build)."""
     adopt: tuple[Adoption, ...] = ()
+    leave: tuple[Departure, ...] = ()
     release: tuple[Hold, ...] = ()
     """Counts that somebody else owns by now."""
     delete: tuple[Ref, ...] = ()

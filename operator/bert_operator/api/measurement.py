@@ -11,8 +11,8 @@ from bert_operator.api.base import Model, unique
 
 MAX_VARIANTS: Final = 6
 MAX_POINTS_OF_VARIANT: Final = 5
-MAX_MEASUREMENTS: Final = 8
-"""Kept per artifact; the oldest goes."""
+MAX_MEASUREMENTS: Final = 16
+"""Kept per artifact; the oldest that nobody asks for goes."""
 PERCENTILES: Final = (90, 95, 99)
 """Latency percentiles that Model Analyzer reports."""
 
@@ -43,10 +43,14 @@ class ProfileRequest(Model):
     """One profile run, as JSON in the environment variable BERTOPS_PROFILE_REQUEST."""
 
     key: Key
+    kept: Annotated[list[Key], Field(max_length=MAX_MEASUREMENTS)] = Field(default_factory=list)
+    """Measurements of this artifact that are recorded; the files of others may go."""
     model: str
     version: int
     artifact: str
     """Name of the BertArtifact, for messages."""
+    artifact_path: str = ""
+    """Its folder inside the claim."""
     manifest_sha256: str
     variants: Annotated[list[AskedVariant], Field(min_length=1, max_length=MAX_VARIANTS)]
     concurrency: Annotated[list[int], Field(min_length=1, max_length=MAX_POINTS_OF_VARIANT)]

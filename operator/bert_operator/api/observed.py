@@ -5,7 +5,7 @@ Deployment that own its replica count). Frozen: nobody edits the past.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Manifest = Mapping[str, Any]
@@ -46,6 +46,10 @@ class Observed:
     """Pods of those Jobs: metadata and status."""
     artifacts: tuple[Manifest, ...] = ()
     """All BertArtifacts of the namespace that answer a wanted request key or live on a named claim."""
+    asked: frozenset[str] = frozenset()
+    """Keys of those artifacts' measurements that some BertDeployment asks for."""
+    refused_pods: Mapping[str, str] = field(default_factory=dict)
+    """UID of a Job without a pod -> why the Job controller can't make one, in its words."""
     refused: tuple[Refusal, ...] = ()
     """Writes that the API server refused for good at the last try (quota, admission, a field that can't change)."""
     foreign: frozenset[tuple[str, str]] = frozenset()

@@ -5,12 +5,12 @@ termination message, which Kubernetes cuts at 4,096 bytes: both stay below 3,500
 """
 
 from enum import IntEnum
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field, StringConstraints
 
 from bert_operator.api.base import Model
-from bert_operator.api.spec import Build, HuggingFaceSource, PvcSource
+from bert_operator.api.spec import Build, HuggingFaceSource, PvcSource, S3Source
 
 MAX_REPORT_BYTES: Final = 3500
 
@@ -57,8 +57,13 @@ class BuildRequest(Model):
     build: Build
     hugging_face: HuggingFaceSource | None = None
     pvc: PvcSource | None = None
+    s3: S3Source | None = None
     onnx: OnnxArtifact | None = None
     """Only for format tensorrt, which has no other source."""
+    images: list[str] = Field(default_factory=list)
+    """What the Job's containers run in, for the manifest."""
+    store_read_only: bool = False
+    """The store's claim is ReadOnlyMany and nothing else: what isn't in it can't be built."""
     owner: str = ""
     """`namespace/name` of who asked, for logs and the lock file."""
 
@@ -85,19 +90,55 @@ class EngineProfile(Model):
     """Largest."""
 
 
+class BatchSensitivity(Model):
+    """Smallest cosine similarity of any output of any text, by the company in which the artifact was asked."""
+
+    alone: float
+    """To the source model, each text alone."""
+    padded: float
+    """To the source model, each text padded to longer inputs."""
+    mixed: float
+    """To the source model, in batches of texts of different lengths."""
+    neighbours: float
+    """Of the artifact's answers in company to its own answers alone: 1 means that company changes nothing."""
+
+
+class Lowering(Model):
+    """How fewer bits were reached, or why they were not."""
+
+    asked: Word
+    """Precision of the spec."""
+    achieved: Word
+    """Precision of what was published."""
+    method: Word = ""
+    """static or dynamic; empty if the published one has full precision."""
+    size_ratio: float = 1.0
+    """Size of the artifact, as a share of the FP32 one's."""
+    speed_ratio: float = 1.0
+    """How many times as fast as the FP32 one it answered the build's texts, one at a time on one core."""
+    why: Text = ""
+    """What was tried before and refused."""
+
+
 class FidelityFigures(Model):
-    """How close the artifact stays to its source model: worst case over all samples and outputs."""
+    """How close the artifact stays to its source model: worst case over all texts and outputs."""
 
     samples: int
     """Texts compared."""
     max_abs_difference: float
     """Largest absolute difference of any output element."""
     min_cosine: float
-    """Smallest cosine similarity of any output row."""
+    """Smallest cosine similarity of any output of any text."""
     limit_max_abs_difference: float
     """Largest difference that was allowed."""
     limit_min_cosine: float
     """Smallest cosine similarity that was allowed."""
+    agreement: float | None = None
+    """Share of labels, tags, spans or best tokens that are those of the source model; unset: the task decides none."""
+    limit_agreement: float | None = None
+    """Smallest agreement that was allowed."""
+    batch_sensitivity: BatchSensitivity | None = None
+    """Whether padding and neighbours change answers; unset in reports of the first releases."""
 
 
 class BuildReport(Model):
@@ -143,6 +184,8 @@ class BuildReport(Model):
     """The only TensorRT that loads the engine; empty for other formats."""
     profiles: Annotated[list[EngineProfile], Field(max_length=9)] = Field(default_factory=list)
     """Shapes that an engine takes; empty for other formats."""
+    lowering: Lowering | None = None
+    """What came of a wish for int8; unset where none was made."""
     reused: bool = False
     """True if an earlier build had published it and nothing was converted."""
 
@@ -190,6 +233,19 @@ class ManifestFile(Model):
     sha256: str
 
 
+class Provenance(Model):
+    """Where a published artifact comes from: what was asked, what was found, what built it."""
+
+    source: dict[str, Any]
+    """As the BertDeployment wrote it; the report has what it was resolved to."""
+    source_files: dict[str, str] = Field(default_factory=dict)
+    """Name -> sha256 of every file of the source that was read."""
+    recipe: dict[str, Any]
+    """What decides, beside source and toolchain, which artifact it is: the inputs of the artifact key."""
+    images: list[str] = Field(default_factory=list)
+    """References of the images that the Job's containers ran in."""
+
+
 class Manifest(Model):
     """manifest.json of a published artifact: the report, and what proves that the files are the built ones."""
 
@@ -200,3 +256,5 @@ class Manifest(Model):
     """Relative path -> size and digest of every file but manifest.json itself."""
     warnings: list[str] = Field(default_factory=list)
     """What the build's checks could not see, e.g. an input to which the source model doesn't react."""
+    provenance: Provenance | None = None
+    """None in manifests of the first releases."""

@@ -53,6 +53,9 @@ class Task(StrEnum):
     """What the model is asked to do; it decides which head is loaded and which outputs are served."""
 
     SEQUENCE_CLASSIFICATION = "sequence-classification"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a task, not a token
+    QUESTION_ANSWERING = "question-answering"
+    FILL_MASK = "fill-mask"
     FEATURE_EXTRACTION = "feature-extraction"
 
 
@@ -78,6 +81,14 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    INT8 = "int8"
+
+
+class OnFailure(StrEnum):
+    """What follows when a precision doesn't stay close enough to the source model."""
+
+    FALLBACK = "Fallback"
+    FAIL = "Fail"
 
 
 class ServerType(StrEnum):
@@ -289,6 +300,14 @@ class Builds(Model):
     active_deadline_seconds: int = Field(
         3600, ge=60, le=86400, description="A build that takes longer is stopped, in seconds."
     )
+    queue_name: (
+        Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=63)]
+        | None
+    ) = Field(
+        None,
+        description="LocalQueue of Kueue in which build and profile Jobs wait for their turn; without Kueue in the "
+        "cluster it does nothing.",
+    )
     pod_template: PodTemplate = Field(default_factory=PodTemplate, description="What to add to the build pods.")
 
 
@@ -394,32 +413,107 @@ class PvcSource(Model):
     path: RelativePath | None = Field(None, description="Folder inside the claim; unset is its root. No `..`.")
 
 
+_LINK_LOCAL: Final = r"^https?://(169[.]254[.]|\[[fF][eE]80:).*"
+
+
+class S3Source(Model):
+    """A model folder in a bucket of Amazon S3, or of anything that speaks its API."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule=f"!has(self.endpoint) || !self.endpoint.matches(r'{_LINK_LOCAL}')",
+            message="endpoint is a link-local address, where clouds hand out their nodes' credentials: write the "
+            "address of an S3 service",
+            field_path=".endpoint",
+            holds=lambda self: self.endpoint is None or not re.match(_LINK_LOCAL, self.endpoint),
+        ),
+    )
+
+    uri: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9._=+@,~-]*)*/?$", max_length=1024
+        ),
+    ] = Field(description="Bucket and folder, e.g. `s3://models/team/my-bert`. No `..`.")
+    endpoint: (
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?/?$",
+                max_length=253,
+            ),
+        ]
+        | None
+    ) = Field(None, description="Address of the service, e.g. `http://minio.minio:9000`; unset: Amazon's.")
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", min_length=1, max_length=63)] | None = Field(
+        None, description="Region of the bucket, e.g. `eu-central-1`; unset: `us-east-1`."
+    )
+    credentials_secret_ref: LocalReference | None = Field(
+        None,
+        description="Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, and where they are needed "
+        "`AWS_SESSION_TOKEN` and `ca.crt` (PEM). Only the fetch container sees it; unset: a public bucket.",
+    )
+
+
+class ArtifactSource(Model):
+    """What another BertDeployment of this namespace has built into the same store: it is served as it is."""
+
+    name: ObjectName = Field(description="Name of a BertArtifact (`kubectl get bertartifacts`) on the same claim.")
+
+
 class Source(Model):
     """Where a version's weights come from: exactly one member."""
 
     cel: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            rule="has(self.huggingFace) != has(self.pvc)",
-            message="source needs exactly one of huggingFace or pvc, "
+            rule="[has(self.huggingFace), has(self.pvc), has(self.s3), has(self.artifact)].filter(h, h).size() == 1",
+            message="source needs exactly one of huggingFace, pvc, s3 or artifact, "
             "e.g. `source: {pvc: {claimName: models, path: my-bert}}`",
-            holds=lambda self: (self.hugging_face is None) != (self.pvc is None),
+            holds=lambda self: [self.hugging_face, self.pvc, self.s3, self.artifact].count(None) == 3,  # noqa: PLR2004
         ),
     )
 
     hugging_face: HuggingFaceSource | None = Field(None, description="A repository on the Hugging Face Hub.")
     pvc: PvcSource | None = Field(None, description="A folder on a PersistentVolumeClaim.")
+    s3: S3Source | None = Field(None, description="A folder in an S3 bucket.")
+    artifact: ArtifactSource | None = Field(None, description="A published artifact of this store; nothing is built.")
+
+
+Share = Annotated[str, StringConstraints(pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$", max_length=20)]
+
+
+class SampleText(Model):
+    """One text that judges a build."""
+
+    text: Annotated[Text, StringConstraints(min_length=1)] = Field(description="The text, or the question.")
+    text_pair: Text | None = Field(None, description="Second text, e.g. the passage that holds the answer.")
 
 
 class Fidelity(Model):
-    """How close the built model must stay to its source model, on real token ids. Unset values depend on precision."""
+    """How close the built model must stay to its source model, on real texts. Unset values depend on precision."""
+
+    samples: Annotated[list[SampleText], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="Your own texts to compare with; unset: built-in ones of several languages and lengths.",
+    )
 
     max_abs_difference: Annotated[
         str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]{1,2})?$", max_length=20)
     ] | (
         None
     ) = Field(None, description='Largest allowed absolute difference of any output element, as text: `"0.001"`.')
-    min_cosine: Annotated[str, StringConstraints(pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$", max_length=20)] | None = Field(
-        None, description='Smallest allowed cosine similarity of any output row, as text: `"0.9999"`.'
+    min_cosine: Share | None = Field(
+        None, description='Smallest allowed cosine similarity of any output of any text, as text: `"0.9999"`.'
+    )
+    min_agreement: Share | None = Field(
+        None,
+        description="Smallest allowed share of labels, tags, spans or best tokens that are those of the source model, "
+        'as text: `"0.98"`.',
+    )
+    on_failure: OnFailure = Field(
+        OnFailure.FALLBACK,
+        description="With precision int8: `Fallback` builds fp32 instead when no int8 model is close enough, and the "
+        "status says so; `Fail` stops.",
     )
 
 
@@ -439,12 +533,25 @@ class Build(Model):
             holds=lambda self: all(length <= self.max_sequence_length for length in self.sequence_buckets or ()),
         ),
         Rule(
-            rule="!has(self.precision) || self.precision == 'fp32' || !has(self.format) || "
-            "self.format in ['auto', 'tensorrt']",
-            message="precision fp16 is for format tensorrt on a profile with GPUs; the other formats are built in "
-            "fp32: write `precision: fp32`, or `format: tensorrt`",
+            rule="!has(self.precision) || self.precision == 'fp32' || !has(self.format) || self.format == 'auto' || "
+            "self.format == (self.precision == 'int8' ? 'onnx' : 'tensorrt')",
+            message="precision fp16 is for format tensorrt on a profile with GPUs, int8 for format onnx on a profile "
+            "without; the other formats are built in fp32: write `precision: fp32`, or the format that goes with it",
             field_path=".precision",
-            holds=lambda self: self.precision is Precision.FP32 or self.format in (Format.AUTO, Format.TENSORRT),
+            holds=lambda self: (
+                self.precision is Precision.FP32
+                or self.format in (Format.AUTO, Format.ONNX if self.precision is Precision.INT8 else Format.TENSORRT)
+            ),
+        ),
+        Rule(
+            rule="self.framework != 'tensorflow' || self.task in ['sequence-classification', 'feature-extraction']",
+            message="build.framework tensorflow does the tasks sequence-classification and feature-extraction only: "
+            "take a PyTorch checkpoint (`framework: pytorch`) for the other tasks",
+            field_path=".task",
+            holds=lambda self: (
+                self.framework is not Framework.TENSORFLOW
+                or self.task in (Task.SEQUENCE_CLASSIFICATION, Task.FEATURE_EXTRACTION)
+            ),
         ),
         Rule(
             rule="!has(self.maxBatchSize) || !has(self.format) || self.format in ['auto', 'tensorrt']",
@@ -455,7 +562,10 @@ class Build(Model):
         ),
     )
 
-    task: Task = Field(description="What the model does: `feature-extraction` or `sequence-classification`.")
+    task: Task = Field(
+        description="What the model does: `sequence-classification`, `token-classification`, `question-answering`, "
+        "`fill-mask` or `feature-extraction`. A `tensorflow` source does the first and the last."
+    )
     framework: Framework = Field(
         Framework.PYTORCH,
         description="What the source is written in: `pytorch` (a transformers checkpoint) or `tensorflow` (a TF2 "
@@ -467,7 +577,9 @@ class Build(Model):
         "`auto`: by server and hardware.",
     )
     precision: Precision = Field(
-        Precision.FP32, description="Number format: `fp32`, or `fp16` for format tensorrt on a profile with GPUs."
+        Precision.FP32,
+        description="Number format: `fp32`; `fp16` for format tensorrt on a profile with GPUs; `int8` for format onnx "
+        "on a profile without.",
     )
     max_sequence_length: int = Field(128, ge=8, le=8192, description="Longest input in tokens.")
     sequence_buckets: (
@@ -589,16 +701,6 @@ class BertModel(Model):
             holds=lambda self: (
                 len({label for version in self.versions for label in version.labels})
                 == sum(len(version.labels) for version in self.versions)
-            ),
-        ),
-        Rule(
-            rule="self.build.framework != 'tensorflow' || self.versions.all(v, has(v.source.pvc))",
-            message="build.framework tensorflow reads SavedModels from claims only: write `source: {pvc: {claimName: "
-            "models, path: my-savedmodel}}`",
-            field_path=".versions",
-            holds=lambda self: (
-                self.build.framework is not Framework.TENSORFLOW
-                or all(version.source.pvc is not None for version in self.versions)
             ),
         ),
     )

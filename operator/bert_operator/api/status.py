@@ -43,6 +43,7 @@ class VersionStatus(Model):
     artifact: str = Field("", max_length=253, description="Name of the BertArtifact that answers it.")
     revision: str = Field("", max_length=256, description="Resolved commit, or digest of the weights.")
     precision: str = Field("", max_length=16, description="Achieved precision.")
+    precision_reason: str = Field("", max_length=256, description="Why it isn't the precision of the spec.")
     max_abs_difference: str = Field("", max_length=24, description="Largest difference to the source model.")
     min_cosine: str = Field("", max_length=24, description="Smallest cosine similarity to the source model.")
 

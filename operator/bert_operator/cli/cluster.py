@@ -1,4 +1,6 @@
-"""Reads from a cluster as kubectl would: the same kubeconfig, the same context, the user's own rights. Never writes.
+"""Talks to a cluster as kubectl would: the same kubeconfig, the same context, the user's own rights.
+
+`Reader` never writes; `Editor` does, for the few commands that change something.
 
 The only module of this package that imports the Kubernetes client; of it only transport and configuration. `Reader` is
 not the operator's own connection, because that one knows no contexts and works in coroutines.
@@ -6,6 +8,7 @@ not the operator's own connection, because that one knows no contexts and works 
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -24,6 +27,11 @@ _POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/name
 _TIMEOUT: Final = (5, 30)
 """Seconds to connect, and to wait for an answer."""
 _OK: Final = 200
+_CREATED: Final = 201
+_ACCEPTED: Final = 202
+_CONFLICT: Final = 409
+_FOLLOW_SECONDS: Final = 3600
+"""How long a log may be silent while it is followed."""
 _FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404
 
@@ -95,20 +103,23 @@ class Reader:
             return "(you may not read logs here)"
         return body.strip() if status == _OK else ""
 
-    def _ask(self, target: str) -> tuple[int, str]:
-        client = self._client
-        method, url, headers, _, _ = client.param_serialize(
-            "GET", target, header_params={"Accept": "application/json"}, auth_settings=["BearerToken"]
-        )
+    def _ask(self, target: str, method: str = "GET", body: Mapping[str, Any] | None = None) -> tuple[int, str]:
         try:
-            response = client.call_api(method, url, headers, _request_timeout=_TIMEOUT)
-            raw: bytes = response.read() or b""  # type: ignore[no-untyped-call]  # the client is partly typed
+            response = self._call(target, method, body, _TIMEOUT)
+            raw: bytes = response.read() or b""
             status = int(response.status)
         except ApiException as error:
             status, raw = int(error.status or 0), str(error.body or error.reason or "").encode()
         except urllib3.exceptions.HTTPError as error:
             raise FailureError(f"the API server can't be reached: {error}; does `kubectl version` work?") from error
         return status, raw.decode(errors="replace")
+
+    def _call(self, target: str, method: str, body: Mapping[str, Any] | None, timeout: tuple[int, int]) -> Any:  # noqa: ANN401 - the client is partly typed
+        client, headers = self._client, {"Accept": "application/json", "Content-Type": "application/json"}
+        method, url, headers, sent, _ = client.param_serialize(
+            method, target, header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        return client.call_api(method, url, headers, sent, _request_timeout=timeout)
 
     def _json(self, status: int, body: str, what: str) -> Any:  # noqa: ANN401 - JSON
         try:
@@ -119,6 +130,63 @@ class Reader:
             return answer
         message = answer.get("message") if isinstance(answer, dict) else ""
         raise FailureError(f"can't {what} in namespace {self.namespace}: {message or f'HTTP {status}'}")
+
+
+class Editor(Reader):
+    """Changes a cluster, with the user's own rights."""
+
+    def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Make an object; returns it as the API server has it.
+
+        Raises:
+            FailureError: it may not be made.
+        """
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        status, body = self._ask(path(kind, self.namespace), "POST", manifest)
+        made: dict[str, Any] = self._json(_OK if status == _CREATED else status, body, f"create {kind} {name}")
+        return made
+
+    def delete(self, live: Mapping[str, Any], kind: str, *, unchanged: bool = False) -> bool:
+        """Delete this very object, with what it owns; False if it is another one by now, or gone.
+
+        Args:
+            live: the object as it was read.
+            kind: of the object.
+            unchanged: only if nobody has changed it since.
+
+        Raises:
+            FailureError: it may not be deleted.
+        """
+        meta = live["metadata"]
+        seen = {key: meta[key] for key in ("uid", *(["resourceVersion"] if unchanged else []))}
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": seen,
+        }
+        status, body = self._ask(path(kind, self.namespace, meta["name"]), "DELETE", options)
+        if status in (_NOT_FOUND, _CONFLICT):
+            return False
+        self._json(_OK if status == _ACCEPTED else status, body, f"delete {kind} {meta['name']}")
+        return True
+
+    def follow(self, pod: str, container: str) -> Iterator[str]:
+        """The lines of a container's log as they come, until it ends or the connection does."""
+        query = urlencode({"container": container, "follow": "true"})
+        target = f"{path('Pod', self.namespace, pod, 'log')}?{query}"
+        try:
+            answer = self._call(target, "GET", None, (_TIMEOUT[0], _FOLLOW_SECONDS))
+            if answer.status == _OK:
+                rest = b""
+                for part in answer.response.stream(decode_content=True):
+                    *lines, rest = (rest + part).split(b"\n")
+                    yield from (line.decode(errors="replace") for line in lines)
+                if rest:
+                    yield rest.decode(errors="replace")
+        except (ApiException, urllib3.exceptions.HTTPError):
+            # What counts is how the container ended, which the pod tells.
+            return
 
 
 def _in_cluster(kubeconfig: str | None, context: str | None) -> bool:

@@ -17,6 +17,7 @@ from bert_operator.api.report import BuildReport, BuildRequest, FidelityFigures,
 from bert_operator.api.spec import Task
 from bert_operator.cli.documents import as_stored
 from bert_operator.cli.terminal import FailureError
+from bert_operator.objects.identity import artifact_name
 from bert_operator.observe import claim_names
 from bert_operator.plan import make_plan
 from bert_operator.request_key import same_wish
@@ -113,8 +114,22 @@ class Imagined:
             claims=(*self._claims, *by_kind.get("PersistentVolumeClaim", ())),
             jobs=tuple(by_kind.get("Job", ())),
             job_pods=tuple(self._job_pods),
-            artifacts=tuple(by_kind.get(names.ARTIFACT_KIND, ())),
+            artifacts=(*by_kind.get(names.ARTIFACT_KIND, ()), *self._named()),
         )
+
+    def _named(self) -> list[dict[str, Any]]:
+        """Given records that a version names as its source: nothing is built for it."""
+        versions = (version for model in self.bert["spec"]["models"] for version in model["versions"])
+        wanted = {(version["source"].get("artifact") or {}).get("name") for version in versions}
+        found = {
+            artifact_name(record.report.format, record.report.artifact_key, record.claim_uid): record
+            for record in self.known
+        }
+        return [
+            {"metadata": {"name": name}, "spec": record.model_dump(mode="json", by_alias=True)}
+            for name, record in found.items()
+            if name in wanted
+        ]
 
     def _is_news(self, manifest: Manifest) -> bool:
         known = self.made.get((manifest["kind"], manifest["metadata"]["name"]))
@@ -184,12 +199,19 @@ def _asked(manifest: Manifest) -> dict[str, Any]:
     return {key: value for key, value in manifest.items() if key != "status"} | {"metadata": metadata}
 
 
+_OUTPUTS: Final = {
+    Task.SEQUENCE_CLASSIFICATION: {"logits": [2]},
+    Task.TOKEN_CLASSIFICATION: {"logits": [-1, 9]},
+    Task.QUESTION_ANSWERING: {"start_logits": [-1], "end_logits": [-1]},
+    Task.FILL_MASK: {"mask_logits": [30522]},
+    Task.FEATURE_EXTRACTION: {"last_hidden_state": [-1, 768]},
+}
+"""What BERT base puts out for each task."""
+
+
 def _placeholder(request: BuildRequest) -> BuildReport:
     """A report nobody gave: BERT base, built without a difference."""
     ids = ("input_ids", "attention_mask", "token_type_ids")
-    classifies = request.build.task is Task.SEQUENCE_CLASSIFICATION
-    output = TensorSpec(name="logits", dtype="FP32", dims=[2])
-    tokens = TensorSpec(name="last_hidden_state", dtype="FP32", dims=[-1, 768])
     return BuildReport(
         format=request.build.format.value,
         artifact_key=f"{PLACEHOLDER}-{request.model[:36]}-{request.version}",
@@ -200,7 +222,7 @@ def _placeholder(request: BuildRequest) -> BuildReport:
         precision=request.build.precision.value,
         architecture=PLACEHOLDER,
         inputs=[TensorSpec(name=name, dtype="INT64", dims=[-1]) for name in ids],
-        outputs=[output if classifies else tokens],
+        outputs=[TensorSpec(name=name, dtype="FP32", dims=dims) for name, dims in _OUTPUTS[request.build.task].items()],
         max_sequence_length=request.build.max_sequence_length,
         fidelity=FidelityFigures(
             samples=0, max_abs_difference=0, min_cosine=1, limit_max_abs_difference=0, limit_min_cosine=1

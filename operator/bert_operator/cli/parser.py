@@ -30,6 +30,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     _status(commands)
     _predict(commands)
     _tuning(commands)
+    _artifacts(commands)
     return top
 
 
@@ -105,13 +106,16 @@ def _predict(commands: Any) -> None:  # noqa: ANN401
         "predict",
         "ask an endpoint",
         "Sends texts or tensors to a BertDeployment's server, through `kubectl port-forward` or to --address, and\n"
-        "shows labels and scores, how alike the sentences are, or the first values. Texts become token ids here;\n"
-        "TorchServe does that itself.",
+        "shows labels and scores, tags, answers, filled masks, how alike the sentences are, or the first values.\n"
+        "Texts become token ids here; TorchServe does that itself.",
     )
     _named(made)
     what = made.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", action="append", metavar="TEXT", help="a sentence; give it again for more of them")
     what.add_argument("--json", metavar="FILE", help='tensors: {"input_ids": [[101, 102]], ...}; - is standard input')
+    made.add_argument(
+        "--text-pair", metavar="TEXT", help="second text of each --text, e.g. where a question's answer stands"
+    )
     made.add_argument(
         "--tokenizer", metavar="PATH", help="tokenizer.json of the model, or the folder that holds it; needed by --text"
     )
@@ -149,8 +153,57 @@ def _tuning(commands: Any) -> None:  # noqa: ANN401
     )
 
 
+def _artifacts(commands: Any) -> None:  # noqa: ANN401
+    group = _parser(
+        commands.add_parser,
+        "artifacts",
+        help="what is in the stores",
+        description="What was built and lies on the claims of a namespace.",
+    ).add_subparsers(metavar="COMMAND", required=True)
+    listing = _artifact_command(
+        group,
+        "ls",
+        "list what was built",
+        "Lists the artifacts of a namespace with model, source, size, age, and who uses them. Only reads.",
+    )
+    listing.add_argument("-o", "--output", choices=["text", "json"], default="text", help="for people or for machines")
+    verify = _artifact_command(
+        group,
+        "verify",
+        "read every byte again",
+        "Reads every file of artifacts and compares it with what was published, in a short Job that mounts the claim\n"
+        "read-only. Shows the Job's log. Exit code 1 if anything is damaged.",
+    )
+    remove = _artifact_command(
+        group,
+        "rm",
+        "remove what nothing uses",
+        "Removes artifacts and their records, in a short Job that mounts the claim. What a BertDeployment, a\n"
+        "Deployment, ReplicaSet, pod or Job refers to is refused; nothing forces it.",
+    )
+    for made, words in ((verify, "BertArtifacts; unset: all of the namespace"), (remove, "BertArtifacts to remove")):
+        made.add_argument("names", nargs="*", metavar="NAME", help=words)
+        made.add_argument("--image", metavar="IMAGE", help="the operator's image; unset: that of the serving pods")
+    remove.add_argument("--unused", action="store_true", help="all that nothing refers to")
+    remove.add_argument(
+        "--older-than", metavar="AGE", default="0s", help="with --unused: only what was built so long ago, such as 7d"
+    )
+    remove.add_argument("--dry-run", action="store_true", help="show what would be removed")
+
+
+def _artifact_command(group: Any, name: str, text: str, description: str) -> argparse.ArgumentParser:  # noqa: ANN401
+    made = _command(group, name, text, description, module="artifacts")
+    made.set_defaults(action=name)
+    _where(made)
+    return made
+
+
 def _named(made: argparse.ArgumentParser) -> None:
     made.add_argument("name", metavar="NAME", help="the BertDeployment")
+    _where(made)
+
+
+def _where(made: argparse.ArgumentParser) -> None:
     made.add_argument("-n", "--namespace", metavar="NS", default="", help="its namespace; unset: the context's")
     made.add_argument("--context", metavar="C", help="context of the kubeconfig; unset: the current one")
     made.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig; unset: as kubectl finds it")

@@ -33,15 +33,15 @@ def _answers(options: argparse.Namespace, asked: target.Target) -> tuple[dict[st
     """What the answers say, and the tensors that came back, if any did."""
     labels = tokens.labels(options.tokenizer)
     if asked.server == "torchserve" and options.text and not options.tokenizer:
-        worded = torchserve_text.predictions(asked, options.text)
+        worded = torchserve_text.answers(asked, options.text, options.text_pair)
         if worded is not None:
-            return {"predictions": worded}, {}
+            return {"predictions" if all("label" in each for each in worded) else "answers": worded}, {}
         inputs, outputs = torchserve_text.vectors(asked, options.text)
     else:
         inputs = _inputs(options, asked)
         outputs = _ask(asked, inputs)
     titles = options.text or [f"row {number}" for number in range(1, _rows(inputs) + 1)]
-    return answers.meaning(titles, inputs, outputs, labels), outputs
+    return answers.meaning(titles, inputs, outputs, labels, tokens.names(options.tokenizer)), outputs
 
 
 def _inputs(options: argparse.Namespace, asked: target.Target) -> Arrays:
@@ -52,7 +52,7 @@ def _inputs(options: argparse.Namespace, asked: target.Target) -> Arrays:
             f"{asked.server} takes token ids: give --tokenizer with the model's tokenizer.json or its folder, or the "
             "ids themselves by --json"
         )
-    return tokens.encode(options.tokenizer, options.text, asked.report)
+    return tokens.encode(options.tokenizer, options.text, asked.report, options.text_pair)
 
 
 def _tensors(file: str) -> Arrays:

@@ -74,6 +74,9 @@ def _lines(document: Document, world: imagined.Imagined) -> Iterator[str]:
         yield "# UIDs, and the name parts made from them (000000), are placeholders.\n"
     for label in world.placeholders:
         yield f"# PLACEHOLDER: {label} has not been built; BERT base is assumed. --artifact FILE takes a real record.\n"
+    for condition in world.bert.get("status", {}).get("conditions") or ():
+        if condition["type"] == "SourceResolved" and condition["status"] == "False":
+            yield f"# INCOMPLETE: {condition['message']}; --artifact FILE takes a record\n"
     for manifest in sorted(world.manifests, key=_rank):
         kind = manifest["kind"]
         yield f"---\n# {kind}{': ' + _WHAT[kind] if kind in _WHAT else ''}\n"

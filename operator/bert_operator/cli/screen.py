@@ -60,7 +60,7 @@ def _models(view: Mapping[str, Any]) -> str:
         [
             f"{model['name']}/{version['version']}",
             version.get("stage", ""),
-            version.get("precision", "") or "-",
+            _precision(version),
             version.get("minCosine", "") or "-",
             version.get("maxAbsDifference", "") or "-",
             _short(version.get("revision", "")) or "-",
@@ -71,6 +71,11 @@ def _models(view: Mapping[str, Any]) -> str:
     ]
     head = ["MODEL", "STAGE", "PRECISION", "MIN COSINE", "MAX |Δ|", "REVISION", "ARTIFACT"]
     return table(head, rows) if rows else ""
+
+
+def _precision(version: Mapping[str, Any]) -> str:
+    """The achieved one; with a star where it isn't what was asked for: the condition Built says why."""
+    return f"{version.get('precision') or '-'}{'*' if version.get('precisionReason') else ''}"
 
 
 def _short(revision: str) -> str:

@@ -1,7 +1,7 @@
 """Texts -> token ids, and what a model's folder says about its labels. The only module that imports `tokenizers`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,12 +26,19 @@ class Labels:
     """Each label is true or false by itself (multi-label), instead of one of all."""
 
 
-def encode(path: str, texts: Sequence[str], report: BuildReport | None) -> dict[str, npt.NDArray[Any]]:
+TokenName = Callable[[int], str]
+"""The text of a token id."""
+
+
+def encode(
+    path: str, texts: Sequence[str], report: BuildReport | None, context: str | None = None
+) -> dict[str, npt.NDArray[Any]]:
     """Token ids of texts, padded to the longest, or to what the artifact asks for.
 
     Args:
         path: tokenizer.json or the folder that holds it.
         texts: one or more.
+        context: second text of each of them, e.g. the passage that holds the answers.
         report: says which inputs there are, how long and of which type; without it the three of BERT, int64.
 
     Returns:
@@ -40,7 +47,7 @@ def encode(path: str, texts: Sequence[str], report: BuildReport | None) -> dict[
     Raises:
         FailureError: there is no tokenizer, or it can't be read.
     """
-    encoded = _tokenizer(path, report).encode_batch(list(texts))
+    encoded = _tokenizer(path, report).encode_batch([text if context is None else (text, context) for text in texts])
     if any(each.overflowing for each in encoded):
         note(f"note: cut to the model's {report.max_sequence_length if report else 0} tokens")
     columns: dict[str, Any] = {
@@ -53,6 +60,14 @@ def encode(path: str, texts: Sequence[str], report: BuildReport | None) -> dict[
     if unknown:
         raise FailureError(f"the model wants {', '.join(unknown)}, which a tokenizer doesn't give: use --json")
     return {name: np.array(columns[name], dtype=_DTYPES.get(dtype, np.int64)) for name, dtype in wanted.items()}
+
+
+def names(path: str | None) -> TokenName:
+    """The texts of a model's token ids; without a tokenizer the ids themselves."""
+    if path is None:
+        return str
+    tokenizer = _tokenizer(path, None)
+    return lambda number: str(tokenizer.id_to_token(number) or number)
 
 
 def labels(path: str | None) -> Labels:
@@ -85,12 +100,24 @@ def _tokenizer(path: str, report: BuildReport | None) -> Any:  # noqa: ANN401 - 
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises a bare Exception for a file it can't read
         raise FailureError(f"--tokenizer {path}: isn't a tokenizer.json: {error}") from error
+    side = _cut_side(file, tokenizer.truncation)
     tokenizer.no_truncation()
     if report:
-        tokenizer.enable_truncation(report.max_sequence_length)
+        tokenizer.enable_truncation(report.max_sequence_length, direction=side)
     kept = {key: value for key, value in (tokenizer.padding or {}).items() if key in {"pad_id", "pad_token"}}
     tokenizer.enable_padding(length=_fixed_length(report), **kept)
     return tokenizer
+
+
+def _cut_side(file: Path, truncation: Mapping[str, Any] | None) -> str:
+    """Which end of a long text goes, `left` or `right`: tokenizer_config.json wins, as it does for transformers."""
+    try:
+        config = json.loads((file.parent / "tokenizer_config.json").read_text(encoding="utf-8"))
+        told = config.get("truncation_side")
+    except (OSError, ValueError, AttributeError):
+        told = None
+    side = str(told or (truncation or {}).get("direction") or "right").lower()
+    return side if side in ("left", "right") else "right"
 
 
 def _fixed_length(report: BuildReport | None) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from bert_operator.cli.answers import HIDDEN, LOGITS
+from bert_operator.cli.answers import EMBEDDING, HIDDEN
 from bert_operator.cli.target import Target
 from bert_operator.cli.terminal import FailureError
 
@@ -18,40 +18,46 @@ _OK: Final = 200
 _BAD_REQUEST: Final = 400
 
 
-def predictions(asked: Target, texts: Sequence[str]) -> list[dict[str, Any]] | None:
-    """Label and scores of each text, as the handler words them; None if the model is no classifier.
+def answers(asked: Target, texts: Sequence[str], context: str | None) -> list[dict[str, Any]] | None:
+    """What the handler says of each text in words; None if the model makes vectors.
 
     Raises:
         FailureError: the server can't be reached or refused a text.
     """
-    if asked.report and all(tensor.name != LOGITS for tensor in asked.report.outputs):
+    if asked.report and any(tensor.name == HIDDEN for tensor in asked.report.outputs):
         return None
     found = []
     for text in texts:
-        status, body = _post(asked, {"text": text})
+        status, body = _post(asked, {"text": text} | ({} if context is None else {"text_pair": context}))
         if status == _BAD_REQUEST and asked.report is None and "no labels" in body:
             return None
-        found.append({"text": text, **_answered(status, body)})
+        answer = _answered(status, body)
+        if EMBEDDING in answer:
+            return None
+        found.append({"text": text, **answer})
     return found
 
 
 def vectors(asked: Target, texts: Sequence[str]) -> tuple[Arrays, Arrays]:
-    """The vectors of every token of each text.
+    """The vectors of each text.
 
     Returns:
-        An attention mask [text, token] and `last_hidden_state` [text, token, hidden], padded to the longest text.
+        An attention mask [text, token], and `last_hidden_state` [text, token, hidden] padded to the longest text or,
+        where the model gives one, `sentence_embedding` [text, hidden].
 
     Raises:
         FailureError: the server can't be reached or refused a text.
     """
-    rows = [
-        np.array(_answered(*_post(asked, {"text": text, "raw": True}))[HIDDEN][0], dtype=np.float32) for text in texts
-    ]
+    answered = [_answered(*_post(asked, {"text": text, "raw": True})) for text in texts]
+    rows = [np.array(answer[HIDDEN][0], dtype=np.float32) for answer in answered]
     mask = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     hidden = np.zeros((*mask.shape, rows[0].shape[1]), dtype=np.float32)
     for number, row in enumerate(rows):
         mask[number, : len(row)] = 1
         hidden[number, : len(row)] = row
+    if all(EMBEDDING in answer for answer in answered):
+        pooled = np.array([answer[EMBEDDING][0] for answer in answered], dtype=np.float32)
+        return {"attention_mask": mask}, {EMBEDDING: pooled}
     return {"attention_mask": mask}, {HIDDEN: hidden}
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from bert_operator.api import names
-from bert_operator.api.actions import Adoption, Hold, Note, Ref
+from bert_operator.api.actions import Adoption, Departure, Hold, Note, Ref
 from bert_operator.api.observed import Manifest
 from bert_operator.cluster.connection import Connection
 from bert_operator.cluster.errors import ApiError
@@ -113,6 +113,23 @@ class Cluster:
             content_type=STRATEGIC_MERGE,
         )
 
+    async def leave(self, namespace: str, departure: Departure) -> dict[str, Any]:
+        """Take one owner reference away.
+
+        Raises:
+            ApiError: a conflict says that the object has changed since it was judged; judge again.
+        """
+        query = urlencode({"fieldManager": MANAGER})
+        gone = {"$patch": "delete", "uid": departure.owner_uid}
+        metadata = {"uid": departure.uid, "resourceVersion": departure.resource_version, "ownerReferences": [gone]}
+        return await self._connection.request(
+            "PATCH",
+            f"{path(departure.kind, namespace, departure.name)}?{query}",
+            what=f"leave {departure.kind} {departure.name}",
+            body={"metadata": metadata},
+            content_type=STRATEGIC_MERGE,
+        )
+
     async def delete(self, namespace: str, ref: Ref) -> dict[str, Any] | None:
         """Delete exactly this object and, in the background, what it owns.
 
@@ -185,6 +202,31 @@ class Cluster:
             raise
         return {names.PLURAL, names.ARTIFACT_PLURAL} <= {item["name"] for item in found["resources"]}
 
+    async def refused_pods(self, namespace: str, jobs: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Why Jobs get no pod, as the Job controller says it in Events.
+
+        Args:
+            namespace: where.
+            jobs: (name, UID) of each.
+
+        Returns:
+            UID -> the newest reason; nothing of a Job that nothing is said about.
+
+        Raises:
+            ApiError: Events can't be read.
+        """
+        found = {}
+        for name, uid in jobs:
+            fields = f"reason=FailedCreate,regarding.uid={uid}"
+            listed = await self._connection.request(
+                "GET",
+                f"{path('Event', namespace)}?{urlencode({'fieldSelector': fields})}",
+                what=f"read the events of Job {name}",
+            )
+            if listed["items"]:
+                found[uid] = str(max(listed["items"], key=_told_at).get("note") or "")
+        return found
+
     async def foreign(
         self, namespace: str, owner_uid: str, wanted: Iterable[tuple[str, str]]
     ) -> tuple[frozenset[tuple[str, str]], tuple[dict[str, Any], ...]]:
@@ -214,6 +256,13 @@ class Cluster:
         return frozenset(taken), tuple(ours)
 
 
+def _told_at(event: Manifest) -> str:
+    """When an Event was last seen, RFC 3339 in UTC: as text it compares as time."""
+    series = event.get("series") or {}
+    moments = (series.get("lastObservedTime"), event.get("deprecatedLastTimestamp"), event.get("eventTime"))
+    return next((str(moment) for moment in moments if moment), "")
+
+
 def owned_by(obj: Manifest, uid: str) -> bool:
     """Whether an object names this UID as an owner: the only proof that counts, since labels are easily copied."""
     return any(owner.get("uid") == uid for owner in obj["metadata"].get("ownerReferences") or ())
@@ -229,10 +278,12 @@ def _guarded(manifest: Manifest) -> dict[str, Any]:
 
     No object has resourceVersion 1, and the API server ignores it where there is no object yet. A name that ends in
     digits of the owner's UID is nobody else's, so that an object of ours that lost its owner reference is mended.
+    But an autoscaler's is: `kubectl autoscale` gives it the name of the Deployment.
     """
     metadata = manifest["metadata"]
     owner = (metadata.get("labels") or {}).get(names.OWNER_LABEL)
-    if metadata.get("uid") or (owner and metadata["name"].endswith(f"-{owner}")):
+    ours = bool(owner) and metadata["name"].endswith(f"-{owner}") and manifest["kind"] != "HorizontalPodAutoscaler"
+    if metadata.get("uid") or ours:
         return dict(manifest)
     return {**manifest, "metadata": {**metadata, "resourceVersion": NO_OBJECT}}
 

@@ -1,6 +1,6 @@
 """The BertArtifact: the lasting record of what a build Job published."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -62,15 +62,30 @@ def read(live: Manifest) -> BertArtifactSpec | None:
     return None
 
 
-def measured(live: Manifest, measurement: Measurement) -> dict[str, Any]:
-    """A live record with one more measurement, or with this one anew; the oldest goes if there are too many."""
+def room(live: Manifest, asked: Collection[str]) -> bool:
+    """Whether one more measurement finds a place: they are bounded, and one that somebody asks for stays."""
+    return len([one for one in live["spec"].get("measurements") or () if one["key"] in asked]) < MAX_MEASUREMENTS
+
+
+def measured(live: Manifest, measurement: Measurement, asked: Collection[str]) -> dict[str, Any]:
+    """A live record that has `room`, with one more measurement, or with this one anew.
+
+    Args:
+        live: the record.
+        measurement: what is new.
+        asked: keys that some BertDeployment asks for. Of the others the oldest goes if there are too many; else those
+            who share an artifact would have each other's measured again and again.
+    """
     plain = measurement.model_dump(mode="json", by_alias=True, exclude_none=True)
     others = [one for one in live["spec"].get("measurements") or () if one["key"] != measurement.key]
+    free = [one["key"] for one in others if one["key"] not in asked]
+    going = set(free[: max(0, len(others) + 1 - MAX_MEASUREMENTS)])
+    kept = [one for one in others if one["key"] not in going]
     meta = live["metadata"]
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.ARTIFACT_KIND,
         "metadata": {key: meta[key] for key in ("name", "namespace", "uid")}
         | {"labels": {names.MANAGED_BY: names.MANAGER}},
-        "spec": {**live["spec"], "measurements": [*others, plain][-MAX_MEASUREMENTS:]},
+        "spec": {**live["spec"], "measurements": [*kept, plain]},
     }

@@ -4,10 +4,10 @@ Nothing is copied: each artifact is a read-only subPath of the claim, each gener
 ConfigMap. Any change is therefore a pod-template change, one atomic rollout, and the old ReplicaSet is the way back.
 """
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from bert_operator.api import names
@@ -82,13 +82,33 @@ def images_wish(spec: api.BertDeploymentSpec) -> str:
     return digest([spec.server.image, spec.server.release])[:16]
 
 
+def keeps_images(live: Manifest, spec: api.BertDeploymentSpec, now: datetime) -> bool:
+    """Whether new default images alone leave a live Deployment as it is.
+
+    They do as long as the user says the same of images and its pods answer, come back within a while, or are wished
+    away. One that stays down, or never came up, may be mended by them.
+    """
+    told = (live["metadata"].get("annotations") or {}).get(names.IMAGES_ANNOTATION, "")
+    if told != images_wish(spec):
+        return False
+    status = live.get("status") or {}
+    if status.get("availableReplicas") or live["spec"].get("replicas") == 0:
+        return True
+    lost = next((c for c in status.get("conditions") or () if c["type"] == "Available"), None)
+    since = datetime.fromisoformat(lost["lastTransitionTime"]) if lost else None
+    return since is not None and (now - since).total_seconds() < PROGRESS_DEADLINE_SECONDS
+
+
 def with_images_of(want: Manifest, live: Manifest) -> dict[str, Any]:
     """`want` with the images of the live containers: how it would look had no default image changed since."""
     images = {container["name"]: container["image"] for container in _containers(live)}
-    kept: dict[str, Any] = copy.deepcopy(dict(want))
-    for container in _containers(kept):
-        container["image"] = images.get(container["name"], container["image"])
-    return kept
+    template = want["spec"]["template"]
+    kept = {
+        kind: [{**one, "image": images.get(one["name"], one["image"])} for one in template["spec"][kind]]
+        for kind in ("initContainers", "containers")
+        if kind in template["spec"]
+    }
+    return {**want, "spec": {**want["spec"], "template": {**template, "spec": {**template["spec"], **kept}}}}
 
 
 def _containers(deployment: Manifest) -> list[dict[str, Any]]:

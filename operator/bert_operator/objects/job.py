@@ -52,14 +52,14 @@ def manifest(job: BuildJob) -> dict[str, Any]:
     key = job.request.request_key
     labels = shared_job.labels(job.identity, "build", key, job.attempt)
     template = shared_job.template_metadata(job.spec.builds.pod_template, labels, job.one_node_claims)
+    queue = job.spec.builds.queue_name
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": shared_job.metadata(job.identity, name(key, job.attempt), labels, job.request.model),
+        "metadata": shared_job.metadata(job.identity, name(key, job.attempt), labels, job.request.model, queue),
         "spec": {
             # Retries are the operator's: it tells passing faults from mistakes and keeps the evidence.
             "backoffLimit": 0,
-            **({} if job.request.onnx else {"activeDeadlineSeconds": job.spec.builds.active_deadline_seconds}),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": shared_job.failure_policy(),
             "template": {"metadata": template, "spec": _pod_spec(job)},
@@ -70,8 +70,9 @@ def manifest(job: BuildJob) -> dict[str, Any]:
 def _pod_spec(job: BuildJob) -> dict[str, Any]:
     containers = [_container(job, step) for step in steps.job_steps(job.request.build)]
     return pod.base_spec(job.spec.builds.pod_template, job.hardware, _profile(job), job.one_node_claims) | {
-        # A pod's own deadline starts on its node: waiting for a GPU may take days and is no failure.
-        **({"activeDeadlineSeconds": job.spec.builds.active_deadline_seconds} if job.request.onnx else {}),
+        # A pod's own deadline starts on its node: waiting for room or a GPU may take days and is no failure. And such a
+        # pod stays to tell why; the Job's deadline would delete it.
+        "activeDeadlineSeconds": job.spec.builds.active_deadline_seconds,
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 30,
         "initContainers": containers[:-1],
@@ -95,7 +96,7 @@ def _container(job: BuildJob, step: str) -> dict[str, Any]:
         "env": [
             {"name": names.BUILD_REQUEST_ENV, "value": job.request.model_dump_json(by_alias=True, exclude_none=True)},
             {"name": "HOME", "value": names.WORK_MOUNT},
-            *(_hub_env(job) if step == "fetch" and job.request.hugging_face else ()),
+            *(_hub_env(job) if step == "fetch" else ()),
         ],
         "resources": pod.resources(job.spec.builds.resources, job.settings.build.resources),
         "securityContext": dict(pod.CONTAINER_SECURITY),
@@ -115,6 +116,13 @@ def _mounts(job: BuildJob, step: str) -> list[dict[str, Any]]:
         mounts.insert(0, {"name": "store", "mountPath": names.STORE_MOUNT, **read_only})
     if job.request.pvc:
         mounts.append({"name": "source", "mountPath": names.SOURCE_MOUNT, "readOnly": True})
+    if step == "fetch" and _credentials(job):
+        mounts.append({"name": "credentials", "mountPath": names.CREDENTIALS_MOUNT, "readOnly": True})
+    first, *_, last = steps.job_steps(job.request.build)
+    if step in (first, last):
+        # The first names the source; what runs between them can't put another name into the last one's hands.
+        read_only = {"readOnly": True} if step == last else {}
+        mounts.append({"name": "sealed", "mountPath": names.SEALED_MOUNT, **read_only})
     return mounts
 
 
@@ -139,25 +147,40 @@ def _gpu_container(job: BuildJob, step: str) -> dict[str, Any]:
 
 
 def _hub_env(job: BuildJob) -> list[dict[str, Any]]:
-    """Only the fetch container learns the hub's address and token."""
-    env: list[dict[str, Any]] = []
-    if job.settings.build.hub_endpoint:
-        env.append({"name": "HF_ENDPOINT", "value": job.settings.build.hub_endpoint})
-    source = job.request.hugging_face
-    if source and source.token_secret_ref:
-        reference = {"name": source.token_secret_ref.name, "key": source.token_secret_ref.key}
-        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
-    return env
+    """Only the fetch container learns the hub's address."""
+    if not job.request.hugging_face or not job.settings.build.hub_endpoint:
+        return []
+    return [{"name": "HF_ENDPOINT", "value": job.settings.build.hub_endpoint}]
+
+
+def _credentials(job: BuildJob) -> dict[str, Any] | None:
+    """The source's Secret as files, which the kubelet reads; None if the source names none.
+
+    Optional: without it the pod would wait and nobody could say for what, so fetch looks and names what is missing.
+    """
+    hub, s3 = job.request.hugging_face, job.request.s3
+    if hub and hub.token_secret_ref:
+        secret, files = hub.token_secret_ref.name, {hub.token_secret_ref.key: names.HUB_TOKEN_FILE}
+    elif s3 and s3.credentials_secret_ref:
+        secret, files = s3.credentials_secret_ref.name, {key: key for key in names.S3_CREDENTIAL_KEYS}
+    else:
+        return None
+    items = [{"key": key, "path": path} for key, path in files.items()]
+    return {"secretName": secret, "items": items, "optional": True, "defaultMode": 0o440}
 
 
 def _volumes(job: BuildJob) -> list[dict[str, Any]]:
+    store = {"claimName": job.claim_name} | ({"readOnly": True} if job.request.store_read_only else {})
     volumes: list[dict[str, Any]] = [
-        {"name": "store", "persistentVolumeClaim": {"claimName": job.claim_name}},
+        {"name": "store", "persistentVolumeClaim": store},
         {"name": "work", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
+        {"name": "sealed", "emptyDir": {"sizeLimit": "16Mi"}},
     ]
     if job.request.pvc:
         claim = {"claimName": job.request.pvc.claim_name, "readOnly": True}
         # The same claim for source and store must be one volume's worth of access: a read-only mount suffices.
         volumes.append({"name": "source", "persistentVolumeClaim": claim})
+    if secret := _credentials(job):
+        volumes.append({"name": "credentials", "secret": secret})
     return volumes

@@ -77,6 +77,11 @@ def _amounts(amounts: api.ResourceList) -> dict[str, str]:
     return amounts.model_dump(mode="json", exclude_none=True)
 
 
+def read_only(claim: Mapping[str, Any] | None) -> bool:
+    """Whether nothing can be written through a live claim."""
+    return bool((claim or {}).get("spec", {}).get("accessModes") == ["ReadOnlyMany"])
+
+
 def one_node_only(claim: Mapping[str, Any] | None) -> bool:
     """Whether a live claim can be mounted by the pods of one node only."""
     modes = (claim or {}).get("spec", {}).get("accessModes") or []

@@ -57,10 +57,11 @@ def manifest(job: ProfileJob) -> dict[str, Any]:
     """Job that measures one artifact in each of a few ways and reports by termination message."""
     labels = shared_job.labels(job.identity, COMPONENT, job.request.key, job.attempt)
     template = shared_job.template_metadata(job.spec.builds.pod_template, labels, job.one_node_claims)
+    made, queue = name(job.request.key, job.attempt), job.spec.builds.queue_name
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": shared_job.metadata(job.identity, name(job.request.key, job.attempt), labels, job.request.model),
+        "metadata": shared_job.metadata(job.identity, made, labels, job.request.model, queue),
         "spec": {
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",

@@ -16,7 +16,9 @@ def labels(who: identity.Identity, component: str, request: str, attempt: int) -
     return made
 
 
-def metadata(who: identity.Identity, name: str, made: Mapping[str, str], model: str) -> dict[str, Any]:
+def metadata(
+    who: identity.Identity, name: str, made: Mapping[str, str], model: str, queue: str | None
+) -> dict[str, Any]:
     """Metadata of the Job.
 
     Args:
@@ -24,11 +26,12 @@ def metadata(who: identity.Identity, name: str, made: Mapping[str, str], model: 
         name: one per request, whoever asks.
         made: its labels.
         model: the model's name, for people.
+        queue: Kueue's LocalQueue. Kueue suspends what names one; without Kueue nothing would wake what we suspend.
     """
     return {
         "name": name,
         "namespace": who.namespace,
-        "labels": dict(made),
+        "labels": dict(made) | ({names.QUEUE_LABEL: queue} if queue else {}),
         "annotations": {f"{names.GROUP}/requested-by": who.name, f"{names.GROUP}/model": model},
         "ownerReferences": [who.owner_reference(controller=False)],
     }

@@ -34,3 +34,9 @@ def parse(quantity: str) -> Decimal:
 def mebibytes(size: int) -> str:
     """A size in bytes as a quantity, rounded up to whole MiB."""
     return f"{-(-size // MEBIBYTE)}Mi"
+
+
+def whole(size: Decimal) -> str:
+    """A size in bytes as people write it: whole GiB if that is exact, else MiB, rounded up."""
+    count, rest = divmod(int(size), 1024 * MEBIBYTE)
+    return mebibytes(int(size)) if rest else f"{count}Gi"

@@ -29,23 +29,23 @@ def render(one: Mount, wish: spec.BertDeploymentSpec, onnx_backend: str, *, gpu:
     Raises:
         ValueError: the text doesn't read back as the message it was printed from.
     """
-    config = _config(one, wish, onnx_backend, gpu=gpu)
-    text: str = text_format.MessageToString(config)
-    if _read_back(text) != config:
-        raise ValueError(f"config.pbtxt of {one.name} doesn't read back as written: report this as a defect")
-    return text
+    return _printed(_config(one, wish, onnx_backend, gpu=gpu).SerializeToString(deterministic=True))
 
 
 TENSORRT_BACKEND: Final = "tensorrt"
 
 
 @lru_cache(maxsize=4096)
-def _read_back(text: str) -> Any:  # noqa: ANN401 - protobuf messages made at run time have no static type
-    """`parse`, once for each text: parsing back takes most of a plan's time."""
-    return parse(text)
+def _printed(message: bytes) -> str:
+    """The text of a ModelConfig, once for each: printing and parsing back would take most of a plan's time."""
+    config = _messages().ModelConfig.FromString(message)
+    text: str = text_format.MessageToString(config)
+    if parse(text) != config:
+        raise ValueError(f"config.pbtxt of {config.name} doesn't read back as written: report this as a defect")
+    return text
 
 
-def parse(text: str) -> Any:  # noqa: ANN401 - as above
+def parse(text: str) -> Any:  # noqa: ANN401 - protobuf messages made at run time have no static type
     """The ModelConfig message that a config.pbtxt stands for."""
     return text_format.Parse(text, _messages().ModelConfig())
 

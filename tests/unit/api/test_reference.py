@@ -28,7 +28,10 @@ def test_check_shows_what_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_shows_type_default_bounds_and_meaning() -> None:
     lines = reference.render().splitlines()
     assert "| `maxSequenceLength` | integer | `128` | 8 to 8192 | Longest input in tokens. |" in lines
-    assert any(line.startswith("| `task` | one of | **required** | `sequence-classification`, `feat") for line in lines)
+    assert any(
+        line.startswith("| `task` | one of | **required** | `sequence-classification`, `token-classification`, ")
+        for line in lines
+    )
     assert any(
         line.startswith("| `models` | [list of object](#spec.models) | **required** | 1 to 16") for line in lines
     )

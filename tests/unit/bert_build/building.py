@@ -21,20 +21,25 @@ CONFIG: dict[str, Any] = {
     "max_position_embeddings": 32,
     "type_vocab_size": 2,
 }
+CONFIG_TEXT = json.dumps(CONFIG).encode()
 
 
-def request(*, pvc: str | None = None, repo: str | None = None, revision: str = "main", **build: Any) -> BuildRequest:
-    source: dict[str, Any] = {"pvc": {"claimName": "models"} | ({"path": pvc} if pvc else {})}
+def request(
+    *, pvc: str | None = None, repo: str | None = None, source: dict[str, Any] | None = None, **build: Any
+) -> BuildRequest:
     if repo is not None:
-        source = {"huggingFace": {"repo": repo, "revision": revision}}
+        source = {"huggingFace": {"repo": repo}}
+    source = source or {"pvc": {"claimName": "models"} | ({"path": pvc} if pvc else {})}
     wish = {"task": "feature-extraction", "format": "onnx", "maxSequenceLength": 16, **build}
-    return BuildRequest.model_validate({"requestKey": "k1", "model": "m", "version": 1, "build": wish, **source})
+    return BuildRequest.model_validate(
+        {"requestKey": "k1", "model": "m", "version": 1, "build": wish, "owner": "team/bert", **source}
+    )
 
 
 def job(root: Path, wish: BuildRequest) -> Job:
-    for name in ("work", "source", "store"):
+    for name in ("work", "source", "store", "sealed"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    return Job(wish, root / "work", root / "source", root / "store")
+    return Job(wish, root / "work", root / "source", root / "store", root / "sealed", root / "credentials")
 
 
 def safetensors(shapes: dict[str, tuple[int, ...]], dtype: str = "F32") -> bytes:

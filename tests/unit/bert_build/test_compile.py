@@ -56,6 +56,7 @@ class CompileJob:
         self.jobs += 1
         self.work = self.folder / f"work{self.jobs}"
         self.work.mkdir()
+        (self.folder / "sealed").mkdir(exist_ok=True)
         build = {"task": "sequence-classification", "format": "tensorrt", "maxSequenceLength": 24, **wish}
         asked = {"requestKey": "k1", "model": "m", "version": 1, "build": build}
         request = BuildRequest.model_validate(asked | {"onnx": self.source.model_dump(by_alias=True)})
@@ -66,7 +67,7 @@ class CompileJob:
         if name in ("compile", "answer"):
             assert (self.work / names.COMPILE_SCRIPT).read_bytes() == Path(compile_engine.__file__).read_bytes()
             return compile_engine.main([name], self.work)
-        return job.run(name, self.work, self.folder / "source", self.folder / "store")
+        return job.run(name, self.work, self.folder / "source", self.folder / "store", self.folder / "sealed")
 
     def through(self, *steps: str) -> None:
         for name in steps:
@@ -151,6 +152,17 @@ class TestTheWholeJob:
         compiling.through(*STEPS)
         assert cache.read_bytes() == b"measured"
 
+    def test_a_timing_cache_is_put_nowhere_else(self, compiling: CompileJob) -> None:
+        """The name comes from a container that isn't ours, and the claim holds everybody's artifacts."""
+        compiling.ask()
+        compiling.through("stage", "compile", "answer")
+        folder = compiling.work / engine_plan.CACHES_FOLDER
+        (folder / "x.cache").write_bytes(b"theirs")
+        change(compiling.work / engine_plan.FOUND_FILE, timing_cache=f"../{folder.name}/x.cache")
+        assert compiling.step("compare") == 70
+        assert compiling.failure().reason == "InternalError"
+        assert not list((compiling.folder / "store").rglob("x.cache"))
+
 
 class TestStage:
     def test_another_onnx_artifact_than_the_recorded_one_is_refused(self, compiling: CompileJob) -> None:
@@ -167,13 +179,15 @@ class TestStage:
         assert compiling.step("stage") == 65
         assert "isn't there or isn't whole" in compiling.failure().message
 
-    def test_the_longest_requests_are_asked_too_with_padding(self, compiling: CompileJob) -> None:
+    def test_the_longest_text_is_asked_too_and_each_in_every_company(self, compiling: CompileJob) -> None:
         compiling.ask()
         compiling.through("stage")
-        asked = recorded.load(compiling.work / recorded.FILE)
-        assert [one.sample.real.shape for one in asked] == [(1, 8), (1, 16), (2, 24)]
-        assert asked[-1].sample.real[0].all()
-        assert asked[-1].sample.real[1].sum() == 12
+        texts = recorded.load(compiling.work / recorded.FILE).texts
+        assert [one.sample.real.shape for one in texts] == [(1, 8), (1, 16), (1, 24)]
+        shapes = [tuple(one["inputs"]["input_ids"]["shape"]) for one in wish(compiling)["requests"]]
+        assert {(1, 8), (1, 16), (1, 24)} <= set(shapes[:3])  # alone
+        assert (1, 24) in shapes[3:]  # the short one, padded
+        assert shapes[-1] == (3, 24)  # all of them in one batch
 
     def test_nothing_of_the_store_reaches_the_gpu_but_the_graph(self, compiling: CompileJob) -> None:
         compiling.ask()

@@ -111,12 +111,6 @@ def test_a_variables_folder_that_leads_out_of_the_claim_is_refused(tmp_path: Pat
     assert refused(tmp_path, building.request(**TENSORFLOW)).reason == "SourceUnsafe"
 
 
-def test_a_hub_source_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
-    error = refused(tmp_path, building.request(repo="team/bert", **TENSORFLOW))
-    assert "source.huggingFace" in error.message
-    assert "source.pvc" in error.next_step
-
-
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_pickle_cannot_become_a_savedmodel_whatever_is_allowed(tmp_path: Path, allowed: bool) -> None:  # noqa: FBT001
     folder = building.model_folder(tmp_path / "source")

@@ -1,17 +1,23 @@
-"""When two answers are too far apart, and which requests find it out."""
+"""When an answer is too far from its source's, which texts find it out, and in what company they are asked."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from bert_build import config_checks, figures, samples
+from bert_build import arrangements, config_checks, figures, probes, samples
+from bert_build.arrangements import Kind
+from bert_build.failures import BuildError
 from bert_operator.api.spec import Fidelity, Precision
 from unit.bert_build import building
 
+STRICT = figures.Limits(1e-4, 0.99999, 1.0, 1e-4)
+LOOSE = figures.Limits(0.25, 0.97, 0.98, 0.01)
 
-def distance(reference: object, answer: object) -> figures.Distance:
-    found = figures.Distance()
-    found.add(np.atleast_2d(np.asarray(reference, float)), np.atleast_2d(np.asarray(answer, float)))
-    return found
+
+def distance(reference: object, answer: object, name: str = "last_hidden_state") -> figures.Distance:
+    return figures.distance(name, np.asarray(reference, float), np.asarray(answer, float), LOOSE)
 
 
 @pytest.mark.parametrize(
@@ -22,27 +28,48 @@ def distance(reference: object, answer: object) -> figures.Distance:
         ([1, 0], [-1, 0], 2, -1),
         ([0, 0], [0, 0], 0, 1),
         ([0, 0], [1, 0], 1, 0),
-        ([[1, 0], [3, 4]], [[1, 0], [4, 3]], 1, 0.96),
+        ([[1, 0], [3, 4]], [[1, 0], [4, 3]], 1, 25 / 26),
     ],
 )
-def test_distance_is_the_worst_row(reference: object, answer: object, max_abs: float, cosine: float) -> None:
+def test_distance_is_the_largest_difference_and_the_direction_of_the_whole_text(
+    reference: object, answer: object, max_abs: float, cosine: float
+) -> None:
     found = distance(reference, answer)
-    assert (found.max_abs, found.min_cosine) == (max_abs, pytest.approx(cosine))
+    assert (found.max_abs, found.cosine) == (max_abs, pytest.approx(cosine))
+
+
+def test_logits_near_zero_have_no_direction_but_vectors_do() -> None:
+    near, turned = [0.1, -0.1], [-0.1, 0.1]
+    assert distance(near, turned, "logits").cosine == 1
+    assert distance(near, turned, "sentence_embedding").cosine == pytest.approx(-1)
+    assert distance([9.0, -9.0], [-9.0, 9.0], "logits").cosine == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_is_never_within(bad: float) -> None:
+    with np.errstate(invalid="ignore"):
+        found = distance([0.1, 0.1], [0.1, bad], "logits")
+    assert not found.within(LOOSE, np.array([0.1, 0.1]))
 
 
 def test_limits_of_the_spec_are_literal_and_defaults_grow_with_the_outputs() -> None:
-    assert figures.limits(Fidelity(max_abs_difference="0.5", min_cosine="0.9"), Precision.FP32, 100) == figures.Limits(
-        0.5, 0.9
-    )
-    assert figures.limits(Fidelity(), Precision.FP32, 0.1) == figures.Limits(1e-3, 0.9999)
-    assert figures.limits(Fidelity(), Precision.FP32, 20).max_abs == pytest.approx(0.02)
+    wish = Fidelity(max_abs_difference="0.5", min_cosine="0.9", min_agreement="0.7")
+    found = figures.limits(wish, Precision.FP32)
+    assert (found.max_abs(np.array([100.0])), found.min_cosine, found.min_agreement) == (0.5, 0.9, 0.7)
+    default = figures.limits(Fidelity(), Precision.FP32)
+    assert default == STRICT
+    assert default.max_abs(np.array([0.2])) == 1e-4
+    assert default.max_abs(np.array([-20.0, 3.0])) == pytest.approx(2e-3)
 
 
-def test_padding_never_counts_and_logits_always_do() -> None:
-    real = np.array([[True, False]])
-    hidden = np.array([[[1.0, 2.0], [3.0, 4.0]]])
-    assert figures.rows(hidden, real).tolist() == [[1.0, 2.0]]
-    assert figures.rows(np.array([[5.0, 6.0]]), real).tolist() == [[5.0, 6.0]]
+def test_decisions_are_labels_tags_and_spans_and_close_ones_are_ties() -> None:
+    tags = np.array([[3.0, 1.0, 2.95], [0.0, 5.0, 1.0]])
+    assert figures.decisions("logits", tags) is not None
+    assert np.array_equal(figures.decisions("logits", tags), [0, 1])  # type: ignore[arg-type]
+    assert figures.ties(tags, LOOSE).tolist() == [True, False]
+    assert figures.decisions("start_logits", np.array([0.0, 7.0, 1.0])) == [1]
+    assert figures.decisions("logits", np.array([2.5])) is None
+    assert figures.decisions("last_hidden_state", tags) is None
 
 
 def supply(**config: int) -> samples.Tokens:
@@ -50,23 +77,58 @@ def supply(**config: int) -> samples.Tokens:
     return samples.Tokens(parsed, list(range(5, 40)), (1, 2))
 
 
-def test_every_bucket_is_compared_with_padding_batches_and_second_segments() -> None:
-    asked = list(samples.comparison(supply(), building.build(maxSequenceLength=32, sequenceBuckets=[12, 24])))
-    lengths = {one.inputs["input_ids"].shape[1] for one in asked}
-    assert {1, 12, 24, 32} <= lengths
-    assert max(lengths) == 32
-    assert any(one.inputs["input_ids"].shape[0] > 1 and not one.real.all() for one in asked)
+def texts(**config: int) -> list[samples.Sample]:
+    build = building.build(maxSequenceLength=32, sequenceBuckets=[12, 24])
+    return probes.texts(Path(), supply(**config), build)
+
+
+def test_every_length_is_asked_alone_and_unpadded_with_second_segments() -> None:
+    asked = texts()
+    assert [one.inputs["input_ids"].shape for one in asked] == [(1, n) for n in (1, 9, 12, 21, 24, 29, 32)]
+    assert all(one.real.all() for one in asked)
     assert any((one.inputs["token_type_ids"] == 1).any() for one in asked)
     assert all(values.dtype == np.int64 for one in asked for values in one.inputs.values())
     assert all((one.inputs["input_ids"] >= 0).all() and (one.inputs["input_ids"] < 40).all() for one in asked)
 
 
 def test_model_that_knows_one_kind_of_segment_is_never_asked_for_another() -> None:
-    asked = [
-        *samples.comparison(supply(type_vocab_size=1), building.build()),
-        *samples.golden(supply(type_vocab_size=1), building.build()),
-    ]
-    assert not any((one.inputs["token_type_ids"] != 0).any() for one in asked)
+    golden = samples.golden(supply(type_vocab_size=1), building.build())
+    assert not any((one.inputs["token_type_ids"] != 0).any() for one in (*texts(type_vocab_size=1), *golden))
+
+
+def test_texts_of_the_user_take_the_place_of_the_built_in_ones(tmp_path: Path) -> None:
+    words = Tokenizer(models.WordLevel({"where": 7, "is": 8, "it": 9, "?": 1}, unk_token="?"))  # noqa: S106 - a word
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    wish = {"samples": [{"text": "where is it"}, {"text": "where", "textPair": "it " * 40}]}
+    build = building.build(maxSequenceLength=16, fidelity=wish)
+    with pytest.raises(BuildError, match="no tokenizer that fits its vocabulary of 40 ids"):
+        probes.texts(tmp_path, supply(), build)
+    words.save(str(tmp_path / "tokenizer.json"))
+    one, pair = probes.texts(tmp_path, supply(), build)
+    assert one.inputs["input_ids"].tolist() == [[7, 8, 9]]
+    assert pair.inputs["input_ids"].shape == (1, 16)
+    assert pair.inputs["token_type_ids"].tolist() == [[0, *[1] * 15]]
+    assert len(probes.calibration(tmp_path, supply(), build)) > 10
+
+
+def test_each_text_is_asked_alone_in_a_batch_and_padded_to_each_bucket() -> None:
+    build, asked = building.build(maxSequenceLength=32, sequenceBuckets=[12, 24]), texts()
+    found = list(arrangements.arrange(asked, build, pad=3))
+    every = set(range(len(asked)))
+    assert {one.texts for one in found if one.kind is Kind.ALONE} == {(index,) for index in every}
+    assert {index for one in found if one.kind is Kind.MIXED for index in one.texts} == every
+    assert {one.sample.real.shape[1] for one in found if one.kind is Kind.PADDED} == {12, 24, 32}
+    for one in found:
+        for row, index in enumerate(one.texts):
+            ids, own = one.sample.inputs["input_ids"][row], asked[index].inputs["input_ids"][0]
+            assert ids[: own.size].tolist() == own.tolist()
+            assert set(ids[own.size :]) <= {3}
+            assert one.sample.real[row].sum() == own.size
+
+
+def test_an_engine_is_never_asked_for_a_larger_batch_than_it_takes() -> None:
+    build = building.build(maxSequenceLength=32, format="tensorrt", maxBatchSize=1)
+    assert {one.sample.real.shape[0] for one in arrangements.arrange(texts(), build, pad=0)} == {1}
 
 
 def test_golden_requests_are_few_of_batch_size_one_and_within_the_longest_input() -> None:

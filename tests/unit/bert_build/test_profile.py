@@ -246,6 +246,28 @@ class TestMeasure:
         report = measured(folders, last_words)
         assert sorted(one.name for one in tuning.iterdir()) == [".tmp-young", report.key]
 
+    @pytest.mark.usefixtures("triton")
+    def test_files_of_measurements_that_nobody_keeps_go_after_a_day(self, folders: Folders, last_words: Path) -> None:
+        tuning, mine = folders.store / names.TUNING_FOLDER, "artifacts/onnx-1"
+        (folders.store / mine).mkdir(parents=True)
+        (folders.store / mine / names.MANIFEST_FILE).write_text("{}")
+        runs = {
+            "aa": (25, {"artifact_path": mine}),
+            "bb": (25, {"artifact_path": mine}),
+            "cc": (1, {"artifact_path": mine}),
+            "dd": (25, {"artifact": "onnx-of-others", "artifact_path": mine}),
+            "ee": (25, {"artifact": "onnx-of-others", "artifact_path": "artifacts/onnx-gone"}),
+        }
+        for key, (hours, changes) in runs.items():
+            (tuning / key).mkdir(parents=True)
+            file = tuning / key / "request.json"
+            file.write_text(request(folders, key=key, **changes).model_dump_json(by_alias=True))
+            then = time.time() - hours * 3600
+            os.utime(file, (then, then))
+        (tuning / "theirs").mkdir()
+        report = measured(folders, last_words, kept=["bb"], artifact_path=mine)
+        assert sorted(one.name for one in tuning.iterdir()) == sorted(["bb", "cc", "dd", "theirs", report.key])
+
     def test_if_nothing_can_be_measured_the_servers_words_are_told(
         self, folders: Folders, triton: type[FakeTriton]
     ) -> None:

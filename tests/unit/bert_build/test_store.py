@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -229,12 +230,16 @@ print(Store(claim).publish(scratch, manifest, "test"), flush=True)
 """
 
 
-def publisher(scratch: Path, store: Store) -> "subprocess.Popen[str]":
-    process = subprocess.Popen(
-        [sys.executable, "-c", PUBLISHER, str(scratch), str(store.mount)],
+def started(program: str, scratch: Path, store: Store) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(scratch), str(store.mount)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def publisher(scratch: Path, store: Store) -> "subprocess.Popen[str]":
+    process = started(PUBLISHER, scratch, store)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -253,20 +258,63 @@ def large(scratch: Path) -> Path:
     return scratch
 
 
-def test_publisher_killed_at_any_moment_leaves_the_artifact_absent_or_whole(large: Path, store: Store) -> None:
+PUBLISHERS = """
+import os, sys
+from pathlib import Path
+from bert_build.store import Store
+from bert_operator.api.report import Manifest
+scratch, claim = map(Path, sys.argv[1:3])
+manifest = Manifest.model_validate_json((scratch.parent / "manifest").read_bytes())
+while sys.stdin.readline():
+    child = os.fork()
+    if not child:
+        print(os.getpid(), flush=True)
+        print(Store(claim).publish(scratch, manifest, "test"), flush=True)
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    print("ended", flush=True)
+    sys.stdin.readline()  # until then its number is no other process's
+    os.waitpid(child, 0)
+"""
+"""A process a publication, but one start of Python for all of them."""
+
+
+class Publishers:
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+
+    def publish(self, patience: float | None = None) -> list[str]:
+        """What a publisher said; after `patience` seconds it is killed."""
+        go(self.process)
+        assert self.process.stdout is not None
+        pid = int(self.process.stdout.readline())
+        if patience is not None:
+            time.sleep(patience)
+            os.kill(pid, signal.SIGKILL)
+        said = list(iter(self.process.stdout.readline, "ended\n"))
+        go(self.process)
+        return said
+
+
+@pytest.fixture
+def publishers(large: Path, store: Store) -> Iterator[Publishers]:
+    with started(PUBLISHERS, large, store) as process:
+        yield Publishers(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def test_publisher_killed_at_any_moment_leaves_the_artifact_absent_or_whole(
+    publishers: Publishers, store: Store
+) -> None:
     seed = int(os.environ.get("BERT_STRESS_SEED") or random.randrange(1 << 30))  # noqa: S311 - where to kill is no secret
     chance = random.Random(seed)  # noqa: S311 - the same
     torn, absent, whole = 0, 0, 0
     longest = 0.0
     for number in range(ROUNDS):
-        process = publisher(large, store)
         began = time.monotonic()
-        go(process)
-        if number:
-            # The first round shows how long a whole publication takes; the others die somewhere within.
-            time.sleep(chance.uniform(0, longest))
-            process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        # The first round shows how long a whole publication takes; the others die somewhere within.
+        publishers.publish(chance.uniform(0, longest) if number else None)
         longest = longest or time.monotonic() - began
         target = store.path("onnx", KEY)
         if not target.exists():
@@ -282,9 +330,7 @@ def test_publisher_killed_at_any_moment_leaves_the_artifact_absent_or_whole(larg
     assert torn == 0, f"seed {seed}"
     assert absent, f"every publication got through: the test killed nobody; seed {seed}"
     # And the next one cleans up after all of them.
-    last = publisher(large, store)
-    go(last)
-    assert last.communicate(timeout=60)[0].endswith("True\n")
+    assert publishers.publish()[-1] == "True\n"
     assert store.sound("onnx", KEY)
     assert leftovers(store) == []
 

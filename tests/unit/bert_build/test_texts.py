@@ -1,6 +1,7 @@
 """Texts that an archive is asked, and its tokenizer: the real library tokenizers, transformers and torch made up."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -83,7 +84,11 @@ def test_an_archive_that_cuts_from_the_wrong_end_is_noticed(tmp_path: Path, monk
     """The handler's own tokenizer, asked what `compare` and `verify` ask."""
     transformers(monkeypatch, lambda *_, **__: FastTokenizer())
     word_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps(building.CONFIG))
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=object))
+    folder = "bert_build.handlers.torchserve"
+    monkeypatch.setitem(sys.modules, "bert_answers", importlib.import_module(f"{folder}.bert_answers"))
+    monkeypatch.delitem(sys.modules, f"{folder}.bert_answers")
     monkeypatch.delitem(sys.modules, "bert_build.handlers.torchserve.served_bert", raising=False)
     served_bert = importlib.import_module("bert_build.handlers.torchserve.served_bert")
     monkeypatch.delitem(sys.modules, "bert_build.handlers.torchserve.served_bert")

@@ -12,7 +12,10 @@ from bert_operator.cli.terminal import Exit
 from support.command_line import bertctl
 
 PAGE = (Path(__file__).parents[3] / "docs/bertctl.md").read_text(encoding="utf-8")
-COMMANDS = ("validate", "render", "status", "predict", "tuning report")
+COMMANDS = (
+    *("validate", "render", "status", "predict", "tuning report"),
+    *("artifacts ls", "artifacts verify", "artifacts rm"),
+)
 
 
 def told(command: str) -> str:
@@ -29,7 +32,7 @@ def test_the_page_shows_each_help_as_it_is(command: str) -> None:
 
 
 def test_there_is_a_section_for_every_command() -> None:
-    listed = re.findall(r"(?m)^    (\w+) ", bertctl("--help").out)
+    listed = re.findall(r"(?m)^    (\w+)(?: |$)", bertctl("--help").out)
     assert {command.split()[0] for command in COMMANDS} == set(listed)
 
 

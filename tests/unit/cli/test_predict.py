@@ -158,6 +158,18 @@ def test_texts_are_cut_and_padded_as_the_artifact_wants_and_only_its_inputs_are_
     assert found.keys() == {"input_ids", "attention_mask"}
 
 
+@pytest.mark.parametrize("where", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_text_that_is_too_long_is_cut_where_the_tokenizer_says(tokenizer: Path, where: str) -> None:
+    if where == "tokenizer.json":
+        made = Tokenizer.from_file(str(tokenizer / where))
+        made.enable_truncation(512, direction="left")
+        made.save(str(tokenizer / where))
+    else:
+        (tokenizer / where).write_text('{"truncation_side": "left"}')
+    found = tokens.encode(str(tokenizer), ["bad good good good"], builders.report(max_sequence_length=3))
+    assert found["input_ids"].tolist() == [[2, 2, 2]]
+
+
 def test_an_input_that_no_tokenizer_gives_is_named(tokenizer: Path) -> None:
     report = builders.report(inputs=[TensorSpec(name="pixel_values", dtype="FP32", dims=[3])])
     with pytest.raises(FailureError, match="the model wants pixel_values"):
@@ -187,6 +199,29 @@ def test_padding_has_no_part_in_a_sentence() -> None:
     )
     assert found["cosines"] == [[1, 1], [1, 1]]
     assert answers.text(found, {}).splitlines()[1].split() == ["(1)", "a", "1.000", "1.000"]
+
+
+def test_each_task_is_told_in_its_own_words() -> None:
+    ids, mask = np.array([[1, 2, 3, 0]]), np.array([[1, 1, 1, 0]])
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.array([[0, 1, 1, 0]])}
+    name = ["[PAD]", "who", "in", "Bonn"].__getitem__
+    tags = np.array([[[9, 0], [9, 0], [0, 9], [0, 9]]], np.float32)
+    tagged = answers.meaning(["a"], inputs, {"logits": tags}, Labels(names=("O", "LOC")), name)
+    assert [(one["token"], one["label"]) for one in tagged["tags"][0]["tokens"]] == [
+        ("who", "O"),
+        ("in", "O"),
+        ("Bonn", "LOC"),
+    ]
+    # The best start of all is in the question, where no answer stands.
+    spans = {"start_logits": np.array([[9.0, 1, 5, 0]]), "end_logits": np.array([[0.0, 0, 5, 9]])}
+    found = answers.meaning(["who?"], inputs, spans, Labels(), name)["spans"][0]
+    assert (found["answer"], found["first_token"], found["last_token"]) == ("Bonn", 2, 2)
+    fills = answers.meaning(["a"], inputs, {"mask_logits": np.array([[0.0, 1, 2, 7]])}, Labels(), name)["fills"][0]
+    assert [one["token"] for one in fills["tokens"]] == ["Bonn", "in", "who", "[PAD]"]
+    pooled = {"sentence_embedding": np.array([[1.0, 0]]), "last_hidden_state": np.zeros((1, 4, 2))}
+    assert answers.meaning(["a"], inputs, pooled, Labels(), name)["cosines"] == [[1]]
+    for told, word in ((tagged, "LOC"), ({"spans": [found]}, "Bonn"), ({"fills": [fills]}, "Bonn")):
+        assert word in answers.text(told, {})
 
 
 def test_what_has_no_meaning_here_shows_shapes_and_first_values() -> None:

@@ -89,6 +89,12 @@ def test_a_served_one_shows_endpoint_figures_and_verified_pods(serving: FakeClus
     assert all(line.startswith("✓") for line in text.splitlines() if " Accepted " in line or " Degraded " in line)
 
 
+def test_a_precision_that_was_not_reached_has_a_star() -> None:
+    version = {"version": 1, "stage": "Built", "precision": "fp32"}
+    told, kept = (screen._precision(version | more) for more in ({"precisionReason": "int8 was asked for"}, {}))
+    assert (told, kept, screen._precision({})) == ("fp32*", "fp32", "-")
+
+
 def test_a_build_shows_its_step_and_last_log_line(world: FakeCluster) -> None:
     world.carry_out(world.plan(builders.settings()))
     (job,) = world.all("Job")

@@ -240,12 +240,23 @@ class TestWhatIsRefused:
         ("build", "says"),
         [
             ({"precision": "fp16"}, "build.precision is 'fp16', and format auto is 'onnx' on hardware profile 'cpu'"),
+            ({"precision": "fp16"}, "write fp32, or name a profile with GPUs"),
             ({"maxBatchSize": 8}, "build.maxBatchSize is 8, and format auto is 'onnx' on hardware profile 'cpu'"),
         ],
     )
     def test_what_only_engines_have_where_auto_is_onnx(self, build: dict[str, Any], says: str) -> None:
         message = unsupported(a_spec(format="auto", **build) | {"hardware": {"profile": "cpu"}})
         assert says in message
+
+    def test_int8_is_for_onnx_on_cpus(self) -> None:
+        spec = a_spec(format="auto", precision="int8")
+        message = unsupported(spec)
+        assert "build.precision is 'int8', and format auto is 'tensorrt' on hardware profile 'gpu'" in message
+        assert "name a profile without GPUs and write format: onnx, served by triton" in message
+        world = a_world(spec | {"hardware": {"profile": "cpu"}})
+        step(world)
+        (job,) = world.all("Job")
+        assert (request(job).build.format, request(job).build.precision) == (api.Format.ONNX, api.Precision.INT8)
 
     def test_auto_is_an_engine_on_a_profile_with_gpus(self) -> None:
         job = exported(a_world(a_spec(format="auto", precision="fp16")))

@@ -1,6 +1,6 @@
 """The path of a BertDeployment, decision by decision, on a world in memory."""
 
-import copy
+import functools
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,11 +13,11 @@ from bert_operator.api import names
 from bert_operator.api import spec as api
 from bert_operator.api.actions import Plan
 from bert_operator.api.observed import Refusal
-from bert_operator.api.report import BuildRequest, ExitCode
+from bert_operator.api.report import BuildRequest, ExitCode, Lowering
 from bert_operator.objects import claim, drift, identity
 from bert_operator.plan import make_plan, names_to_probe
 from support import builders
-from support.fake_cluster import NOW, FakeCluster
+from support.fake_cluster import NOW, FakeCluster, copied
 
 SETTINGS = builders.settings()
 MODELS_CLAIM = builders.claim("models", uid="c1a1b2c3-0000-4000-8000-000000000002", ours=False)
@@ -97,7 +97,20 @@ class TestTheGoodWay:
 
         store = {name: found["store"] for name, found in mounts.items() if "store" in found}
         assert store == {"fetch": True, "inspect": True, "publish": False}
+        sealed = {name: found["sealed"] for name, found in mounts.items() if "sealed" in found}
+        assert sealed == {"fetch": False, "publish": True}
         assert all(found["source"] is True for found in mounts.values())
+
+    def test_a_job_on_a_read_only_claim_knows_that_it_can_only_find(self) -> None:
+        world = a_world()
+        for volume in world.all("PersistentVolumeClaim"):
+            volume["spec"]["accessModes"] = ["ReadOnlyMany"]
+        world.carry_out(world.plan(builders.settings()))
+        spec = the_job(world)["spec"]["template"]["spec"]
+        store = next(each for each in spec["volumes"] if each["name"] == "store")
+        assert store["persistentVolumeClaim"]["readOnly"] is True
+        request = {entry["name"]: entry["value"] for entry in spec["initContainers"][0]["env"]}
+        assert BuildRequest.model_validate_json(request[names.BUILD_REQUEST_ENV]).store_read_only
 
     def test_what_the_job_reports_is_recorded_before_the_job_goes(self) -> None:
         world = a_world()
@@ -119,6 +132,24 @@ class TestTheGoodWay:
             "models": "1/1",
         }
         assert world.plan(SETTINGS) == Plan()
+
+    def test_a_precision_that_was_not_reached_is_told_with_the_reason(self) -> None:
+        world = a_world()
+        step(world)
+        came = Lowering(asked="int8", achieved="fp32", why="static int8: its cosine is 0.95")
+        world.finish_job(the_job(world), builders.report(precision="fp32", lowering=came))
+        step(world)
+        plan = step(world)
+        assert conditions(plan)["Built"]["message"].startswith(
+            "minilm/1 in fp32, not int8 (static int8: its cosine is 0.95): cosine"
+        )
+        assert plan.status is not None
+        assert plan.status["summary"]["precision"] == "fp32"
+        (version,) = plan.status["models"][0]["versions"]
+        assert (version["precision"], version["precisionReason"]) == (
+            "fp32",
+            "int8 was asked for: static int8: its cosine is 0.95",
+        )
 
     def test_the_deployment_mounts_the_artifact_read_only_at_its_place(self) -> None:
         world = a_world(settled=True)
@@ -388,7 +419,7 @@ class TestFailures:
         world.fail_job(the_job(world), "convert", 137, "", reason="OOMKilled")
         plan = step(world)
         assert conditions(plan)["Degraded"]["reason"] == "OutOfMemory"
-        assert "memory limit" in conditions(plan)["Degraded"]["message"]
+        assert "next: raise builds.resources.limits.memory" in conditions(plan)["Degraded"]["message"]
 
     def test_a_mistake_mended_in_the_spec_builds_at_once(self) -> None:
         world = a_world()
@@ -538,7 +569,7 @@ class TestProperties:
                 case _:
                     world.settle_deployments()
         list(world.settle(SETTINGS))
-        assert _end_state(world) == _end_state(a_world(settled=True))
+        assert _end_state(world) == _undisturbed()
 
     @given(lost=st.lists(st.sampled_from(["status", "Job", "Deployment", "Service", "ConfigMap", names.ARTIFACT_KIND])))
     def test_whatever_is_lost_comes_back(self, lost: list[str]) -> None:
@@ -549,12 +580,17 @@ class TestProperties:
             for item in world.all(kind):
                 world.remove(kind, item["metadata"]["name"])
         list(world.settle(SETTINGS))
-        assert _end_state(world) == _end_state(a_world(settled=True))
+        assert _end_state(world) == _undisturbed()
+
+
+@functools.cache
+def _undisturbed() -> dict[tuple[str, str], Any]:
+    return _end_state(a_world(settled=True))
 
 
 def _end_state(world: FakeCluster) -> dict[tuple[str, str], Any]:
     """Everything but what counts attempts and the evidence of builds that went well."""
-    state = copy.deepcopy(world.objects)
+    state = copied(world.objects)
     for (kind, _), item in list(state.items()):
         item["metadata"] = {key: item["metadata"].get(key) for key in ("name", "labels", "annotations")}
         if kind == "Deployment":

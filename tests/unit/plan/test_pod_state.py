@@ -63,7 +63,13 @@ CASES: list[tuple[str, dict[str, Any], str, str, bool]] = [
         "no answer",
         True,
     ),
-    ("out of memory", pod([b.terminated("convert", 137, reason="OOMKilled")]), "OutOfMemory", "memory limit", False),
+    (
+        "out of memory",
+        pod([b.terminated("convert", 137, reason="OOMKilled")]),
+        "OutOfMemory",
+        "next: raise builds.resources.limits.memory",
+        False,
+    ),
     ("killed from outside", pod([b.terminated("convert", 137)]), "ContainerKilled", "was killed (SIGKILL)", True),
     ("a crash", pod(main=[b.terminated("server", 1, "boom")]), "ContainerFailed", "exited with code 1: boom", False),
     (
@@ -107,6 +113,27 @@ def test_trouble_is_named(live: dict[str, Any], reason: str, words: str, *, pass
     assert problem.reason == reason
     assert words in problem.message
     assert problem.passing is passing
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "says"),
+    [
+        ("convert", "4Gi", "at its limit of 4Gi; next: write builds.resources.limits.memory: 8Gi"),
+        ("compile", "1500M", "at its limit of 1500M; next: write builds.resources.limits.memory: 2862Mi"),
+        ("server", "512Mi", "at its limit of 512Mi; next: write server.resources.limits.memory: 1Gi"),
+        ("server", "", "container server ran out of memory; next: raise server.resources.limits.memory"),
+        ("verify", "256Mi", "which no field sets; next: lower build.maxSequenceLength, or write rollout.verify: false"),
+        ("preflight", "256Mi", "which no field sets; next: report this"),
+        ("prepare", "1Gi", "which no field sets; next: report this"),
+        ("profile", "1Gi", "which no field sets; next: lower tuning.search.maxConcurrency"),
+    ],
+)
+def test_out_of_memory_names_how_much_it_had_and_what_a_user_can_set(name: str, limit: str, says: str) -> None:
+    live = pod([b.terminated(name, 137, reason="OOMKilled")])
+    live["spec"] = {"initContainers": [{"name": name, "resources": {"limits": {"memory": limit} if limit else {}}}]}
+    problem = pod_state.problem(live)
+    assert problem is not None
+    assert says in problem.message
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from bert_operator.api import names
 from bert_operator.api import spec as api
 from bert_operator.api.actions import Hold, Plan
+from bert_operator.case import Case
 from bert_operator.objects import claim, drift, identity
+from bert_operator.plan import make_plan, names_to_probe
+from bert_operator.pod_state import Problem
 from support import builders
 from support.fake_cluster import NOW, FakeCluster
 
@@ -336,6 +339,79 @@ class TestWhatIsSaid:
             "has a metrics API (metrics-server) and that pods request CPU: kubectl describe hpa minilm-0b5f3c"
         )
         assert conditions["Ready"]["status"] == "True", "what serves goes on serving"
+
+
+class TestATakenName:
+    def test_the_name_is_looked_at_before_an_autoscaler_is_made_and_only_then(self) -> None:
+        world = a_world(replicas=2)
+        assert names_to_probe(world.observe()) == ()
+        change(world, autoscaling=auto())
+        assert names_to_probe(world.observe()) == ((HPA, "minilm-0b5f3c"),)
+        settle(world)
+        assert names_to_probe(world.observe()) == ()
+
+    def test_an_autoscaler_that_somebody_made_under_it_is_left_alone(self) -> None:
+        world = a_world(replicas=2)
+        change(world, autoscaling=auto())
+        plan = make_plan(world.observe(foreign=frozenset({(HPA, "minilm-0b5f3c")})), SETTINGS, NOW)
+        assert (plan.hold, plan.apply, plan.create, plan.delete) == ((), (), (), ())
+        accepted = _said(plan)[0]
+        assert accepted["reason"] == "NameConflict"
+        assert "next: remove spec.autoscaling or remove that object" in accepted["message"]
+
+
+class TestAPodMoreThatWaitsForANode:
+    """A cluster's autoscaler adds nodes in minutes; that is no trouble, and comes and goes."""
+
+    def waiting(self, world: FakeCluster, reason: str = "Unschedulable") -> None:
+        world.scale(3)
+        live = deployment(world)
+        told = {"observedGeneration": live["metadata"]["generation"], "replicas": 3, "updatedReplicas": 3}
+        live["status"] |= told | {"readyReplicas": 2, "availableReplicas": 2}
+        why = {"type": "PodScheduled", "status": "False", "reason": reason, "message": "1 Insufficient cpu."}
+        condition = why | {"lastTransitionTime": NOW.isoformat()}
+        labels = live["spec"]["template"]["metadata"]["labels"]
+        status = {"phase": "Pending", "conditions": [condition]}
+        world.put({"kind": "Pod", "metadata": {"name": "p", "labels": labels}, "status": status})
+
+    def test_for_some_minutes_it_is_progress(self) -> None:
+        world = a_world(replicas=2, autoscaling=auto())
+        self.waiting(world)
+        plan = world.plan(SETTINGS)
+        told = {c["type"]: c for c in _said(plan)}
+        assert (told["Degraded"]["status"], told["Ready"]["status"]) == ("False", "True")
+        assert told["Progressing"]["reason"] == "Scaling"
+        assert plan.notes == ()
+        assert plan.recheck_after_seconds == 300
+
+    def test_then_it_is_trouble_with_what_helps(self) -> None:
+        world = a_world(replicas=2, autoscaling=auto())
+        self.waiting(world)
+        degraded = {c["type"]: c for c in _said(world.plan(SETTINGS, now=NOW + timedelta(seconds=300)))}["Degraded"]
+        assert degraded["reason"] == "Unschedulable"
+        assert degraded["message"] == (
+            "no node takes the pod: 1 Insufficient cpu.; next: free CPU or memory, lower server.resources.requests, or "
+            "add a node"
+        )
+
+    def test_where_nothing_answers_it_is_trouble_at_once(self) -> None:
+        world = a_world(replicas=2)
+        self.waiting(world)
+        deployment(world)["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+        assert {c["type"]: c for c in _said(world.plan(SETTINGS))}["Degraded"]["reason"] == "Unschedulable"
+
+    def test_a_missing_gpu_is_named(self) -> None:
+        world = FakeCluster(builders.bert(spec={"hardware": {"profile": "gpu"}}))
+        case = Case(
+            observed=world.observe(),
+            spec=api.BertDeploymentSpec.model_validate(world.bert()["spec"]),
+            settings=SETTINGS,
+            now=NOW,
+        )
+        said = case.more_room(Problem(reason="Unschedulable", message="1 Insufficient nvidia.com/gpu."), "server")
+        assert said == (
+            "add a node with a free nvidia.com/gpu for hardware.profile 'gpu', or name a profile without GPUs (cpu)"
+        )
 
 
 def _said(plan: Plan) -> list[dict[str, Any]]:

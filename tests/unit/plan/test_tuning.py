@@ -1,5 +1,6 @@
 """Measured plans on a world in memory: when a measurement is asked for, recorded, shown, served by, and outdated."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,11 +10,18 @@ from bert_operator.api import names
 from bert_operator.api import spec as api
 from bert_operator.api.actions import Plan
 from bert_operator.api.artifact import BertArtifactSpec
-from bert_operator.api.measurement import MeasuredPoint, MeasuredVariant, ProfileReport, ProfileRequest
-from bert_operator.api.report import MAX_REPORT_BYTES, ExitCode
+from bert_operator.api.measurement import (
+    MAX_MEASUREMENTS,
+    MeasuredPoint,
+    MeasuredVariant,
+    ProfileReport,
+    ProfileRequest,
+)
+from bert_operator.api.report import MAX_REPORT_BYTES, ExitCode, ServedModels
+from bert_operator.measuring import variants
 from bert_operator.objects import claim, drift, identity
+from bert_operator.plan import make_plan
 from bert_operator.servers import triton_config
-from bert_operator.tuning import variants
 from support import builders
 from support.fake_cluster import NOW, FakeCluster
 
@@ -125,6 +133,24 @@ def served_config(world: FakeCluster) -> Any:
         one for one in world.all("ConfigMap") if one["metadata"]["name"] == mounted["config"]["configMap"]["name"]
     )
     return triton_config.parse(live["data"]["minilm.config.pbtxt"])
+
+
+KEYS = [f"{number:032x}" for number in range(MAX_MEASUREMENTS)]
+
+
+def keep_many(world: FakeCluster) -> list[str]:
+    """As many measurements as an artifact keeps."""
+    (live,) = world.all(names.ARTIFACT_KIND)
+    plain = {"measuredAt": "", "image": "", "profile": "cpu", "lengths": [8], "seconds": 1, "variants": []}
+    live["spec"]["measurements"] = [plain | {"key": key} for key in KEYS]
+    return KEYS
+
+
+def asked_by_another(world: FakeCluster, *keys: str) -> None:
+    """BertDeployments that share the artifact."""
+    for number, key in enumerate(keys):
+        other = builders.bert(f"other-{number}", uid=f"other-{number}")
+        world.put(other | {"status": {"tuning": {"mode": "Recommend", "key": key}}})
 
 
 class TestOff:
@@ -327,25 +353,57 @@ class TestRecommend:
         settle(world)
         assert [request_of(job).lengths for job in profile_jobs(world)] == [[16]]
 
-    def test_at_most_eight_measurements_are_kept_the_oldest_goes(self) -> None:
+    def test_the_oldest_measurement_that_nobody_asks_for_makes_room(self) -> None:
         world = a_world()
-        first = tuning_status(world)["key"]
+        asked_by_another(world, keep_many(world)[0])
         measure(world)
-        for length in range(10, 18):
-            change(world, tuning={"mode": "Recommend", "lengths": [length]})
-            measure(world)
         (live,) = world.all(names.ARTIFACT_KIND)
         kept = [one["key"] for one in live["spec"]["measurements"]]
-        assert len(kept) == 8
-        assert first not in kept
+        assert len(kept) == MAX_MEASUREMENTS
+        assert kept[0] == KEYS[0], "another BertDeployment asks for it, and would have it measured again"
+        assert KEYS[1] not in kept
         assert kept[-1] == tuning_status(world)["key"]
 
-    def test_new_default_images_alone_are_not_measured(self) -> None:
+    def test_where_everything_kept_is_asked_for_nothing_more_is_measured(self) -> None:
+        world = a_world("Off")
+        asked_by_another(world, *keep_many(world))
+        change(world, tuning={"mode": "Recommend"})
+        assert profile_jobs(world) == []
+        assert condition(world)["reason"] == "TooManyMeasurements"
+        assert f"keeps {MAX_MEASUREMENTS} measurements" in condition(world)["message"]
+        assert condition(world, "Degraded")["status"] == "False"
+        world.remove(names.KIND, "other-3")
+        settle(world)
+        assert len(profile_jobs(world)) == 1
+
+    def test_a_job_is_told_which_measurements_files_may_stay(self) -> None:
+        world = a_world("Off")
+        keep_many(world)
+        change(world, tuning={"mode": "Recommend"})
+        request = request_of(profile_jobs(world)[0])
+        assert request.kept == KEYS
+        assert request.artifact_path == f"artifacts/onnx-{'5' * 32}"
+
+    @pytest.mark.parametrize(
+        "away",
+        [
+            {},
+            {"spec": {"replicas": 0}},
+            {"conditions": [{"type": "Available", "status": "False", "lastTransitionTime": "2026-11-22T11:59:00Z"}]},
+        ],
+        ids=["serving", "scaled to zero", "its only pod restarts"],
+    )
+    def test_new_default_images_alone_are_not_measured(self, away: dict[str, Any]) -> None:
         world = a_world()
         measure(world)
+        if away:
+            change(world, **away.get("spec", {}))
+            deployment(world)["status"] |= {"availableReplicas": 0} | away
         releases = {"24.10-cpu": {"image": "registry.example/triton-cpu:newer", "onnxBackend": "onnxruntime_python"}}
         newer = builders.settings(images=IMAGES, triton={"defaultRelease": "24.10-cpu", "releases": releases})
-        assert world.plan(newer).create == ()
+        plan = world.plan(newer)
+        assert plan.create == ()
+        assert [made["kind"] for made in plan.apply] == []
 
 
 class TestApply:
@@ -383,6 +441,23 @@ class TestApply:
         world.bert()["status"] = {}
         change(world, tuning={"mode": "Apply", "lengths": [16]})
         assert served_config(world).instance_group[0].count == 2
+
+    def test_an_older_plan_is_cut_to_what_a_new_engine_takes(self) -> None:
+        world = a_world("Apply")
+        batching = {"batching": {"preferredBatchSizes": [4, 8]}}
+        change(world, models=[builders.model(serving=batching, objective={"maxLatencyMilliseconds": 100})])
+        measure(world)
+        change(world, tuning={"mode": "Apply", "lengths": [16]})
+        (live,) = world.all(names.ARTIFACT_KIND)
+        live["spec"]["report"]["profiles"] = [{"min": [1, 1], "opt": [2, 64], "max": [4, 128]}]
+        settle(world)
+        assert condition(world)["reason"] == "Measuring"
+        config = served_config(world)
+        assert (config.instance_group[0].count, config.max_batch_size) == (2, 4)
+        assert list(config.dynamic_batching.preferred_batch_size) == [4], "Triton loads no model with a larger one"
+        guard = deployment(world)["spec"]["template"]["spec"]["initContainers"][0]
+        served = ServedModels.model_validate_json(guard["env"][0]["value"])
+        assert served.models[0].max_batch_size == 4, "verify asks for no more"
 
     def test_switched_off_the_specs_own_values_are_served_again(self) -> None:
         world = a_world("Apply", objective={"maxLatencyMilliseconds": 100, "targetRequestsPerSecond": 100})
@@ -493,13 +568,52 @@ class TestTrouble:
         assert "beside it; next: free CPU or memory" in found["message"]
         assert "serving goes on as it is" in found["message"]
 
-    def test_an_installation_without_the_image_says_what_to_set(self) -> None:
-        world = FakeCluster(builders.bert(spec=spec("Recommend")), MODELS_CLAIM)
-        plan = world.plan(builders.settings())
-        assert plan.status is not None
-        accepted = next(one for one in plan.status["conditions"] if one["type"] == "Accepted")
-        assert accepted["reason"] == "Unsupported"
-        assert "set images.analyzer" in accepted["message"]
+    @pytest.mark.parametrize("mode", ["Recommend", "Apply"])
+    def test_an_installation_without_the_image_serves_untuned_and_says_what_to_set(self, mode: str) -> None:
+        settings = builders.settings()
+        world = FakeCluster(builders.bert(spec=spec(mode)), MODELS_CLAIM)
+        list(world.settle(settings))
+        assert condition(world, "Accepted")["status"] == "True"
+        assert condition(world, "Ready")["status"] == "True"
+        assert (condition(world)["status"], condition(world)["reason"]) == ("False", "NoAnalyzer")
+        assert "next: set images.analyzer" in condition(world)["message"]
+        assert profile_jobs(world) == []
+
+    def test_what_was_measured_while_there_was_an_image_still_counts(self) -> None:
+        world = a_world("Apply")
+        measure(world)
+        assert world.plan(builders.settings()) == Plan()
+
+    def test_a_profile_pod_whose_image_never_came_says_so_and_not_to_raise_the_budget(self) -> None:
+        world = a_world()
+        (job,) = profile_jobs(world)
+        world.finish_profile(job, "", code=137)
+        (pod,) = [one for one in world.all("Pod") if one["metadata"]["name"].startswith(job["metadata"]["name"])]
+        gone = builders.terminated("prepare", 137, reason="ContainerStatusUnknown") | {"image": "nowhere/analyzer:1"}
+        waits = [builders.waiting("profile")]
+        pod["status"] |= {"reason": "DeadlineExceeded", "initContainerStatuses": [gone], "containerStatuses": waits}
+        settle(world)
+        assert condition(world)["reason"] == "ContainerNotStarted"
+        assert "image nowhere/analyzer:1 could not be pulled" in condition(world)["message"]
+        assert "budgetMinutes" not in condition(world)["message"]
+
+    def test_a_profile_job_that_waits_in_a_queue_says_so(self) -> None:
+        world = FakeCluster(builders.bert(spec=spec("Recommend") | {"builds": {"queueName": "nightly"}}), MODELS_CLAIM)
+        settle(world)
+        (job,) = profile_jobs(world)
+        assert job["metadata"]["labels"][names.QUEUE_LABEL] == "nightly"
+        job["spec"]["suspend"] = True
+        settle(world)
+        assert (condition(world)["status"], condition(world)["reason"]) == ("Unknown", "Queued")
+        assert "in queue 'nightly'" in condition(world)["message"]
+
+    def test_a_quota_that_refuses_the_profile_pod_is_said(self) -> None:
+        world = a_world()
+        (job,) = profile_jobs(world)
+        refused = {job["metadata"]["uid"]: 'Error creating: pods "x" is forbidden: exceeded quota: q, requested: cpu=4'}
+        world.carry_out(make_plan(replace(world.observe(), refused_pods=refused), SETTINGS, NOW))
+        assert condition(world)["reason"] == "QuotaExceeded"
+        assert "lower server.resources" in condition(world)["message"]
 
     def test_only_triton_can_be_measured(self) -> None:
         serving = {"releases": {"2.20.0": {"image": "x/y:1"}}, "defaultRelease": "2.20.0"}

@@ -336,6 +336,8 @@ def test_only_what_is_planned_with_is_kept() -> None:
     config = a_child("ConfigMap", "c", data={"big": "text"})
     config["metadata"]["annotations"] = {LAST_APPLIED: "{}", "kept": "yes"}
     pod = a_server_pod()
+    limits = {"limits": {"memory": "1Gi"}}
+    pod["spec"]["containers"] = [{"name": "triton", "image": "x", "resources": limits | {"requests": {"cpu": "1"}}}]
     pod["status"] |= {
         "podIP": "10.0.0.1",
         "containerStatuses": [
@@ -355,7 +357,7 @@ def test_only_what_is_planned_with_is_kept() -> None:
     assert kept["metadata"]["annotations"] == {"kept": "yes"}
     assert "managedFields" not in kept["metadata"]
     slim = world._objects["Pod"][pod["metadata"]["uid"]]
-    assert slim["spec"] == {"nodeName": "n"}
+    assert slim["spec"] == {"nodeName": "n", "containers": [{"name": "triton", "resources": limits}]}
     assert slim["status"]["containerStatuses"] == [
         {"name": "triton", "ready": True, "restartCount": 1, "state": {"running": {}}, "lastState": {}}
     ]

@@ -1,14 +1,14 @@
 """One reconcile carries a plan out in order, takes replies in at once, and never hides a refusal."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
-from bert_operator.api.actions import Adoption, Hold, Note, Plan, Ref
+from bert_operator.api.actions import Adoption, Departure, Hold, Note, Plan, Ref
 from bert_operator.api.observed import Observed
 from bert_operator.cluster.calls import Cluster
 from bert_operator.cluster.errors import ApiError
@@ -22,6 +22,7 @@ from support.objects import OTHER_UID, a_bert, a_child, a_job, owner
 DEMO = ("ns", "demo")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ADOPTION = Adoption(kind="Job", name="build", uid="uid-Job-build", owner_reference=owner())
+DEPARTURE = Departure(kind="Job", name="theirs", uid="uid-Job-theirs", owner_uid="x", resource_version="7")
 OLD = Ref(kind="ConfigMap", name="old", uid="uid-ConfigMap-old")
 
 
@@ -59,6 +60,15 @@ class FakeCluster:
         self._do(f"adopt {adoption.name}")
         return self._reply(a_job(adoption.name, owners=(owner(), owner(OTHER_UID, "other"))))
 
+    async def leave(self, _namespace: str, departure: Departure) -> dict[str, Any]:
+        self._do(f"leave {departure.name}")
+        return self._reply(a_job(departure.name, owners=(owner(OTHER_UID, "other"),)))
+
+    async def refused_pods(self, _namespace: str, jobs: Iterable[tuple[str, str]]) -> dict[str, str]:
+        for name, _ in jobs:
+            self._do(f"events of {name}")
+        return {uid: "exceeded quota" for _, uid in jobs}
+
     async def hold(self, _namespace: str, hold: Hold) -> dict[str, Any]:
         self._do(f"hold {hold.count}")
         return self._reply(a_child("Deployment", hold.name, uid=hold.uid))
@@ -82,6 +92,7 @@ class FakeCluster:
 class FakePlanner:
     plan: Plan
     probes: tuple[tuple[str, str], ...] = ()
+    jobs: tuple[tuple[str, str], ...] = ()
     observed: Observed | None = None
 
     def make_plan(self, observed: Observed, _settings: Settings, now: datetime) -> Plan:
@@ -92,6 +103,10 @@ class FakePlanner:
 
     def names_to_probe(self, _observed: Observed) -> tuple[tuple[str, str], ...]:
         return self.probes
+
+    def jobs_to_probe(self, _observed: Observed, now: datetime) -> tuple[tuple[str, str], ...]:
+        assert now == NOW
+        return self.jobs
 
 
 @dataclass
@@ -129,6 +144,7 @@ WHOLE = Plan(
     apply=(a_child("Service", "demo"),),
     create=(a_job(owners=(owner(),)),),
     adopt=(ADOPTION,),
+    leave=(DEPARTURE,),
     delete=(OLD,),
     status={"summary": {"stage": "Building"}},
     notes=(Note(type="Normal", reason="Building", message="started"),),
@@ -143,6 +159,7 @@ async def test_a_plan_is_carried_out_in_order(bench: Bench) -> None:
         "create build",
         "apply demo",
         "adopt build",
+        "leave theirs",
         "delete old",
         "status",
         "tell Building: started",
@@ -264,6 +281,23 @@ async def test_names_are_probed_before_planning(bench: Bench) -> None:
     assert bench.cluster.calls == ["probe demo"]
     assert planner.observed is not None
     assert planner.observed.foreign == {("Service", "demo")}
+
+
+async def test_why_a_job_has_no_pod_is_asked_before_planning(bench: Bench) -> None:
+    planner = FakePlanner(Plan(), jobs=(("build", "uid-Job-build"),))
+    await bench.reconciler(planner).reconcile(DEMO)
+    assert bench.cluster.calls == ["events of build"]
+    assert planner.observed is not None
+    assert planner.observed.refused_pods == {"uid-Job-build": "exceeded quota"}
+
+
+async def test_an_operator_that_may_read_no_events_goes_on_without(bench: Bench) -> None:
+    bench.cluster.failures["events of build"] = refusal(403)
+    planner = FakePlanner(Plan(status={"replicas": 1}), jobs=(("build", "uid-Job-build"),))
+    await bench.reconciler(planner).reconcile(DEMO)
+    assert planner.observed is not None
+    assert planner.observed.refused_pods == {}
+    assert bench.cluster.calls[-1] == "status"
 
 
 async def test_an_object_found_to_be_ours_is_planned_with(bench: Bench) -> None:

@@ -103,12 +103,23 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to("../elsewhere")
+
+
+def accompany(path: Path) -> None:
+    (path.parent / "variables").mkdir()
+    (path.parent / "variables" / "saved_model.cpb").write_bytes(b"a server might prefer it")
+
+
 @pytest.mark.parametrize(
     ("name", "tamper", "words"),
     [
         (names.ONNX_FILE, grow, ["7000 bytes", "7001 bytes"]),
         (names.ONNX_FILE, flip, ["published with sha256", "found sha256"]),
         (names.ONNX_FILE, Path.unlink, ["7000 bytes", "No such file"]),
+        (names.ONNX_FILE, link, ["7000 bytes", "found a link"]),
         (names.GOLDEN_FILE, flip, ["published with sha256"]),
         (names.MANIFEST_FILE, grow, ["published with sha256", "found sha256"]),
     ],
@@ -125,6 +136,16 @@ def test_a_changed_file_is_named_with_what_was_expected_and_found(
     assert f"artifacts/onnx-{'5' * 32}/{name}" in found.message
     assert all(word in found.message for word in words)
     assert f"delete the BertArtifact {ARTIFACT}" in found.next_step
+
+
+def test_a_file_that_was_not_published_is_refused(pod: Pod) -> None:
+    pod.publish()
+    (pod.mount / ".nfs0001").touch()  # left by NFS where an open file is deleted
+    assert pod.run() == 0
+    accompany(pod.mount / names.ONNX_FILE)
+    found = pod.failure()
+    assert found.reason == "ArtifactCorrupt"
+    assert "variables/saved_model.cpb was published with no such file, found one" in found.message
 
 
 def test_a_manifest_of_another_release_says_so(pod: Pod) -> None:

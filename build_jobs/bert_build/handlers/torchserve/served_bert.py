@@ -1,6 +1,7 @@
-"""A BERT out of an unpacked .mar: reads requests, runs them in batches, words the answers. Nothing of TorchServe in it.
+"""A BERT out of an unpacked .mar: reads requests, runs them in batches, gives answers. Nothing of TorchServe in it.
 
-It travels inside each .mar beside bert_handler.py; the build's step `compare` asks the artifact through this very file.
+It travels inside each .mar beside bert_handler.py and bert_answers.py, which words the answers to texts. The build's
+step `compare` asks the artifact through this very file.
 One request never spoils another of its batch: what can't be read is refused by itself, before anything runs.
 """
 
@@ -10,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import bert_answers
 import tokenizers
 import torch
 
 MODEL_FILE: Final = "model.pt"
 TOKENIZER_FILE: Final = "tokenizer.json"
 LABELS_FILE: Final = "index_to_name.json"
-INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
-_TENSOR_DIMENSIONS: Final = 2
+ALIASES: Final = {"question": "text", "context": "text_pair"}
+"""What the parts of a question's request may be called as well."""
 
 
 class BadRequestError(Exception):
@@ -28,14 +30,20 @@ class BadRequestError(Exception):
 class Facts:
     """What the build knows of the model: the section `handler` of model-config.yaml."""
 
-    output: str
-    """`logits`, or `last_hidden_state` of a feature extractor."""
+    task: str
+    """`build.task` of the spec."""
+    inputs: tuple[str, ...]
+    """Of the model, in its order; all int64 [batch, length]."""
+    outputs: Mapping[str, bool]
+    """Name of each output of the model, in its order -> whether it has a value for every token."""
     max_length: int
     """Longest row in tokens; longer texts are cut, longer tensors refused."""
     vocabulary: int
     types: int
     """How many kinds of segments there are."""
     pad: int
+    mask: int | None
+    """The id of the mask token, if the task is to fill it in."""
     activation: str
     """What turns logits into scores: `softmax`, `sigmoid` or `none`."""
     lengths: tuple[int, ...]
@@ -46,7 +54,7 @@ class Facts:
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> "Facts":
         """Read the section."""
-        return cls(**{**section, "lengths": tuple(section["lengths"])})
+        return cls(**{**section, "inputs": tuple(section["inputs"]), "lengths": tuple(section["lengths"])})
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,8 @@ class Question:
     ids: list[list[int]]
     mask: list[list[int]]
     types: list[list[int]]
-    worded: bool = False
-    """Answered by label and scores instead of tensors."""
+    words: bert_answers.Words | None = None
+    """The text, if it is answered in words instead of tensors."""
 
 
 class ServedBert:
@@ -72,6 +80,7 @@ class ServedBert:
         self._model = torch.jit.load(str(folder / MODEL_FILE), map_location="cpu").eval()
         labels = json.loads((folder / LABELS_FILE).read_bytes()) if (folder / LABELS_FILE).is_file() else {}
         self._labels = [str(labels[index]) for index in sorted(labels, key=int)]
+        self._takes_types = "token_type_ids" in facts.inputs
         self._tokenizer = _tokenizer(folder / TOKENIZER_FILE, facts.max_length, facts.truncation_side)
 
     def warm(self) -> None:
@@ -97,7 +106,7 @@ class ServedBert:
             raise BadRequestError(f"the request has no body: send it with `Content-Type: application/json`; {_HOW}")
         if not isinstance(body, dict):
             raise BadRequestError(f"the body is {_kind(body)}: {_HOW}")
-        if "text" in body:
+        if "text" in body or (self._facts.task == bert_answers.QUESTIONS and "question" in body):
             return self._from_text(body)
         if "input_ids" in body:
             return self._from_tensors(body)
@@ -129,54 +138,65 @@ class ServedBert:
         except (RuntimeError, IndexError) as error:
             return [error] if len(rows) == 1 else [self._together([row])[0] for row in rows]
 
-    def _run(self, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[torch.Tensor]:
-        """One output for each row, padding of ours taken off again."""
+    def _run(self, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[dict[str, torch.Tensor]]:
+        """The outputs of each row, padding of ours taken off again."""
         longest = max(len(ids) for ids, _, _ in rows)
-        fills = (self._facts.pad, 0, 0)
+        fills = {"input_ids": self._facts.pad, "attention_mask": 0, "token_type_ids": 0}
         tensors = [
             torch.tensor([row[part] + [fill] * (longest - len(row[part])) for row in rows], dtype=torch.int64)
-            for part, fill in enumerate(fills)
+            for part, (name, fill) in enumerate(fills.items())
+            if name in self._facts.inputs
         ]
         with torch.inference_mode():
-            output = self._model(*tensors)
-        by_token = output.dim() > _TENSOR_DIMENSIONS
-        return [values[: len(ids)] if by_token else values for values, (ids, _, _) in zip(output, rows, strict=True)]
+            found = dict(zip(self._facts.outputs, self._model(*tensors), strict=True))
+        return [
+            {
+                name: values[row][: len(ids)] if self._facts.outputs[name] else values[row]
+                for name, values in found.items()
+            }
+            for row, (ids, _, _) in enumerate(rows)
+        ]
 
     def _worded(self, question: Question, values: list[Any]) -> dict[str, Any] | Exception:
         failed = next((value for value in values if isinstance(value, Exception)), None)
         if failed is not None:
             return failed
-        if not question.worded:
-            return {self._facts.output: [value.tolist() for value in values]}
-        scores = _activated(values[0], self._facts.activation).tolist()
-        best = max(range(len(scores)), key=scores.__getitem__)
-        names = self._labels if len(self._labels) == len(scores) else [f"LABEL_{index}" for index in range(len(scores))]
-        return {"label": names[best], "score": scores[best], "scores": dict(zip(names, scores, strict=True))}
+        if question.words is None:
+            return {name: [value[name].tolist() for value in values] for name in self._facts.outputs}
+        how = bert_answers.How(self._labels, self._facts.activation, self._facts.mask, self._tokenizer)
+        worded: dict[str, Any] = bert_answers.ANSWERS[self._facts.task](values[0], question.words, how)
+        return worded
 
     def _from_text(self, body: dict[str, Any]) -> Question:
-        unknown = sorted(set(body) - {"text", "text_pair", "raw"})
-        if unknown:
-            raise BadRequestError(f"a request with text may also have text_pair and raw, not {unknown[0]!r}")
         if self._tokenizer is None:
             raise BadRequestError("this model was built from a source without a tokenizer: send input_ids")
-        text, pair, raw = body["text"], body.get("text_pair"), body.get("raw", False)
-        for name, value in (("text", text), ("text_pair", pair if "text_pair" in body else "")):
-            if not isinstance(value, str):
-                raise BadRequestError(f"{name} is {_kind(value)}: write one string, and one request for each text")
-        if not isinstance(raw, bool):
-            raise BadRequestError(f"raw is {_kind(raw)}: write true for tensors or false for labels")
-        if self._facts.output != "logits" and not raw:
-            raise BadRequestError('this model has no labels: add "raw": true for the vector of each token')
+        text, pair, raw = _parts(body, ALIASES if self._facts.task == bert_answers.QUESTIONS else {})
         try:
             encoding = self._tokenizer.encode(text, pair)
         except (UnicodeError, TypeError) as error:
             raise BadRequestError("text holds half of a character (a lone surrogate): send valid Unicode") from error
-        return Question([encoding.ids], [encoding.attention_mask], [encoding.type_ids], worded=not raw)
+        words = None if raw else bert_answers.Words(text, pair, encoding)
+        if words is not None:
+            self._refuse_wordless(words)
+        return Question([encoding.ids], [encoding.attention_mask], [encoding.type_ids], words)
+
+    def _refuse_wordless(self, words: bert_answers.Words) -> None:
+        """Texts that this task can't answer in words."""
+        task = self._facts.task
+        if task not in bert_answers.ANSWERS or (
+            task == bert_answers.VECTORS and bert_answers.EMBEDDING not in self._facts.outputs
+        ):
+            raise BadRequestError('this model has no labels: add "raw": true for the vector of each token')
+        if task == bert_answers.QUESTIONS and words.pair is None:
+            raise BadRequestError('this model answers questions: write {"question": "...", "context": "..."}')
+        if task == bert_answers.MASKS and words.encoding.ids.count(self._facts.mask) != 1:
+            mask = self._tokenizer.id_to_token(self._facts.mask) if self._tokenizer is not None else "the mask token"
+            raise BadRequestError(f"this model fills in {mask}: write it once into the text")
 
     def _from_tensors(self, body: dict[str, Any]) -> Question:
-        unknown = sorted(set(body) - set(INPUTS))
+        unknown = sorted(set(body) - set(self._facts.inputs))
         if unknown:
-            raise BadRequestError(f"tensors are called {', '.join(INPUTS)}, not {unknown[0]!r}")
+            raise BadRequestError(f"tensors are called {', '.join(self._facts.inputs)}, not {unknown[0]!r}")
         ids = _rows("input_ids", body["input_ids"], self._facts.vocabulary)
         shape = [len(row) for row in ids]
         if len(ids) > self._batch:
@@ -188,7 +208,8 @@ class ServedBert:
         if not 0 < shape[0] <= self._facts.max_length:
             raise BadRequestError(f"rows of {shape[0]} tokens are not taken: write 1 to {self._facts.max_length}")
         mask = self._like(body, "attention_mask", 1, 2, shape)
-        return Question(ids, mask, self._like(body, "token_type_ids", 0, self._facts.types, shape))
+        limit = self._facts.types if self._takes_types else 1
+        return Question(ids, mask, self._like(body, "token_type_ids", 0, limit, shape))
 
     @staticmethod
     def _like(body: dict[str, Any], name: str, default: int, limit: int, shape: list[int]) -> list[list[int]]:
@@ -202,6 +223,25 @@ class ServedBert:
 
 
 _HOW: Final = 'write {"text": "..."} or {"input_ids": [[...]], "attention_mask": [[...]], "token_type_ids": [[...]]}'
+
+
+def _parts(body: dict[str, Any], aliases: Mapping[str, str]) -> tuple[str, str | None, bool]:
+    """Text, second text and whether tensors are wanted.
+
+    Raises:
+        BadRequestError: one is of the wrong kind, or there is something else.
+    """
+    body = {aliases.get(name, name): value for name, value in body.items()}
+    unknown = sorted(set(body) - {"text", "text_pair", "raw"})
+    if unknown:
+        raise BadRequestError(f"a request with text may also have text_pair and raw, not {unknown[0]!r}")
+    for name in ("text", "text_pair"):
+        if (name in body or name == "text") and not isinstance(body.get(name), str):
+            raise BadRequestError(f"{name} is {_kind(body.get(name))}: write one string, and one request for each text")
+    raw = body.get("raw", False)
+    if not isinstance(raw, bool):
+        raise BadRequestError(f"raw is {_kind(raw)}: write true for tensors or false for labels")
+    return body["text"], body.get("text_pair"), raw
 
 
 def _tokenizer(path: Path, longest: int, side: str) -> Any | None:  # noqa: ANN401 - tokenizers has no stubs
@@ -237,12 +277,6 @@ def _rows(name: str, value: object, limit: int) -> list[list[int]]:
                     f"{name} holds {json.dumps(entry)[:40]}: write whole numbers from 0 to {limit - 1}"
                 )
     return value
-
-
-def _activated(logits: torch.Tensor, activation: str) -> torch.Tensor:
-    if activation == "softmax":
-        return torch.softmax(logits, dim=-1)
-    return torch.sigmoid(logits) if activation == "sigmoid" else logits
 
 
 def _kind(value: object) -> str:

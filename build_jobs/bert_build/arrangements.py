@@ -1,0 +1,110 @@
+"""How an artifact is asked about a text: alone, padded, in a batch with others. Pure; called by fidelity and stage.
+
+The source model was asked each text alone and unpadded. Whatever a server does with the text must give that answer.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+
+from bert_build import samples
+from bert_build.samples import Arrays, Sample
+from bert_operator.api.spec import Build, Format
+
+_ROWS: Final = (2, 4)
+"""Texts in a mixed batch, at least and at most."""
+_BATCH_TOKENS: Final = 256
+"""What a mixed batch of more than the fewest texts may hold: tokens cost time, minutes for BERT-large."""
+_SHORT: Final = 128
+"""Texts up to this length are padded to the next bucket."""
+
+
+class Kind(StrEnum):
+    """In what company a text is asked."""
+
+    ALONE = "alone"
+    PADDED = "padded"
+    MIXED = "mixed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrangement:
+    """One request to the artifact."""
+
+    kind: Kind
+    sample: Sample
+    texts: tuple[int, ...]
+    """Which text each row holds."""
+
+
+def arrange(texts: Sequence[Sample], build: Build, pad: int) -> Iterator[Arrangement]:
+    """Every request, always in the same order.
+
+    Args:
+        texts: each alone and unpadded, [1, tokens].
+        build: says the buckets, and the largest batch of an engine.
+        pad: id that fills unused positions.
+    """
+    for index, text in enumerate(texts):
+        yield Arrangement(Kind.ALONE, text, (index,))
+    # One that brings its words is tokenised by the artifact itself, which pads it as it likes.
+    plain = [index for index, text in enumerate(texts) if set(text.inputs) <= set(_TENSORS)]
+    for index, length in _paddings([(index, _length(texts[index])) for index in plain], samples.buckets(build)):
+        yield Arrangement(Kind.PADDED, padded(texts[index], length, pad), (index,))
+    rows = build.engine_batch if build.format is Format.TENSORRT else max(_ROWS)
+    for group in _groups(plain, texts, rows):
+        length = max(_length(texts[index]) for index in group)
+        name = f"a batch of {len(group)}: {'; '.join(texts[index].name for index in group)}"
+        yield Arrangement(Kind.MIXED, _joined([texts[index] for index in group], length, pad, name), tuple(group))
+
+
+_TENSORS: Final = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def padded(text: Sample, length: int, pad: int) -> Sample:
+    """A text with unused positions behind it, [1, length]."""
+    return _joined([text], length, pad, f"{text.name}, padded to {length}")
+
+
+def _paddings(lengths: Sequence[tuple[int, int]], buckets: Sequence[int]) -> list[tuple[int, int]]:
+    """Which text is padded to which length: every one to the next bucket, a short one to every bucket."""
+    found: dict[tuple[int, int], None] = {}
+    for index, length in lengths:
+        above = [bucket for bucket in buckets if bucket > length]
+        if above and above[0] <= _SHORT:
+            found[index, above[0]] = None
+    # One token alone says least about what padding does to it.
+    short = min((pair for pair in lengths if pair[1] > 1), key=lambda pair: pair[1], default=None)
+    if short:
+        found |= dict.fromkeys((short[0], bucket) for bucket in buckets if bucket > short[1])
+    return list(found)
+
+
+def _groups(plain: Sequence[int], texts: Sequence[Sample], most: int) -> Iterator[list[int]]:
+    """Batches in which the longest text left meets the shortest ones left."""
+    order = sorted(plain, key=lambda index: _length(texts[index]))
+    shortest = order[:1]
+    while order and len(plain) > 1 and most > 1:
+        fitting = max(_ROWS[0], min(_ROWS[1], _BATCH_TOKENS // _length(texts[order[-1]])))
+        rows = min(most, fitting, len(order))
+        # The last one may be left alone: it meets the shortest once more.
+        yield [*(order[: rows - 1] or shortest), order[-1]]
+        order = order[rows - 1 : -1]
+
+
+def _length(text: Sample) -> int:
+    return int(text.inputs["input_ids"].shape[1])
+
+
+def _joined(texts: Sequence[Sample], length: int, pad: int, name: str) -> Sample:
+    """One request [texts, length]."""
+    inputs: Arrays = {}
+    for tensor in texts[0].inputs:
+        filler = pad if tensor == "input_ids" else 0
+        inputs[tensor] = np.full((len(texts), length), filler, dtype=np.int64)
+        for row, text in enumerate(texts):
+            inputs[tensor][row, : _length(text)] = text.inputs[tensor][0]
+    return Sample(name, inputs)

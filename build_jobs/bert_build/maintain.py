@@ -1,0 +1,104 @@
+"""`python -m bert_build store`: looks after the artifacts on one claim; what the Jobs of `bertctl artifacts` run.
+
+Runs in the operator's image. Its log is the answer: a line for each artifact, and the exit code. To verify it needs the
+claim read-only.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+import pydantic
+
+from bert_build import job, progress
+from bert_build.failures import BuildError
+from bert_build.store import Store
+from bert_operator.api import names
+from bert_operator.api.maintenance import StoredArtifact, StoreTask
+from bert_operator.api.report import ExitCode, Manifest
+
+MAX_LIST_SECONDS: Final = 600.0
+"""Older than this, a list of what nothing uses is no ground to remove anything."""
+_REPORT_IT: Final = "bertctl and the operator's image must be of the same release."
+
+
+def main(_arguments: list[str], mount: Path = Path(names.STORE_MOUNT)) -> int:
+    """Do what the task says; returns the exit code."""
+    signal.signal(signal.SIGTERM, job.stop)
+    return job.guarded("store", lambda: _run(_task(), Store(mount)))
+
+
+def _task() -> StoreTask:
+    try:
+        return StoreTask.model_validate_json(os.environ.get(names.STORE_TASK_ENV, ""))
+    except pydantic.ValidationError as error:
+        found = f"{names.STORE_TASK_ENV} is no StoreTask: {error.errors(include_url=False)[0]['msg']}"
+        raise BuildError("InternalError", found, _REPORT_IT, ExitCode.INTERNAL) from error
+
+
+def _run(task: StoreTask, store: Store) -> None:
+    failed = _verify(task, store) if task.action == "verify" else _remove(task, store)
+    if failed:
+        done = {"verify": "damaged", "rm": "not removed"}[task.action]
+        message = f"{failed} of {len(task.artifacts)} artifacts on claim {task.claim} {done}; the log says why."
+        raise BuildError("StoreFaulty", message)
+
+
+def _verify(task: StoreTask, store: Store) -> int:
+    """Read every byte of the artifacts; returns how many are damaged."""
+    damaged = 0
+    for number, artifact in enumerate(task.artifacts, start=1):
+        size = _size(store, artifact)
+        began = time.monotonic()
+        counter = progress.Bytes(f"{number}/{len(task.artifacts)}", size, f"of {artifact.folder}")
+        faults = _faults(store, artifact, counter)
+        seconds = time.monotonic() - began
+        for fault in faults:
+            progress.say("verify", f"{artifact.folder}: DAMAGED: {fault}")
+        if not faults:
+            progress.say("verify", f"{artifact.folder}: intact, {progress.size(size)} read in {seconds:.1f} s")
+        damaged += bool(faults)
+    if task.whole:
+        for name in store.foreign(artifact.folder for artifact in task.artifacts):
+            progress.say("verify", f"{name}: in the store, but no BertArtifact records it; a build would find it again")
+    return damaged
+
+
+def _faults(store: Store, artifact: StoredArtifact, counter: progress.Bytes) -> list[str]:
+    try:
+        return store.faults(artifact.folder, artifact.manifest_sha256, counter.add)
+    except pydantic.ValidationError:
+        return [f"{names.MANIFEST_FILE} was written by another release of bert-operator: use that release's image"]
+
+
+def _size(store: Store, artifact: StoredArtifact) -> int:
+    """Bytes to read, for the progress; a manifest that can't be read is told later."""
+    try:
+        content = (store.folder / artifact.folder / names.MANIFEST_FILE).read_bytes()
+        return sum(file.size for file in Manifest.model_validate_json(content).files.values())
+    except (OSError, pydantic.ValidationError):
+        return 0
+
+
+def _remove(task: StoreTask, store: Store) -> int:
+    """Remove the artifacts; returns how many could not be."""
+    age = time.time() - task.listed_at
+    if not -MAX_LIST_SECONDS < age < MAX_LIST_SECONDS:
+        raise BuildError(
+            "ListTooOld",
+            f"Nothing is removed: what uses these artifacts was looked up {age:.0f} s ago by this node's clock, and at "
+            f"most {MAX_LIST_SECONDS:.0f} s are trusted.",
+            "Try again; if it stays so, the clocks of your machine and of the node differ.",
+        )
+    kept = 0
+    for artifact in task.artifacts:
+        try:
+            found = store.remove(artifact.folder, "bertctl artifacts rm", max(0.0, age))
+        except BuildError as error:
+            progress.say("rm", f"{artifact.folder}: KEPT: {error.message} {error.next_step}")
+            kept += 1
+        else:
+            progress.say("rm", f"{artifact.folder}: {'removed' if found else 'was gone already'}")
+    return kept

@@ -1,0 +1,79 @@
+"""A published artifact that a BertDeployment names as its source, held against what the spec asks for. Pure.
+
+`builds` calls it. The artifact was proved against its own source when it was built; it is served as it is, so what it
+is must be what the spec says: nothing of the spec could change it.
+"""
+
+from bert_operator.api import spec as api
+from bert_operator.api.artifact import BertArtifactSpec
+from bert_operator.api.observed import Manifest
+from bert_operator.case import Case, find
+from bert_operator.objects import artifact
+from bert_operator.pod_state import Problem
+
+
+def of_source(case: Case, source: api.ArtifactSource, build: api.Build) -> BertArtifactSpec | Problem:
+    """The record of the named artifact, or why it can't be served.
+
+    Args:
+        case: with the records on the claims that the spec names.
+        source: names it.
+        build: what the spec asks for; its format is never `auto`.
+    """
+    live = find(case.observed.artifacts, source.name)
+    claim = case.store_claim
+    if live is None or claim is None or live["spec"]["claimUid"] != claim["metadata"]["uid"]:
+        return _problem(
+            "SourceNotFound",
+            f"source.artifact names {source.name!r}, and there is no such BertArtifact on the store's claim "
+            f"{case.store_claim_name!r} in namespace {case.identity.namespace}",
+            f"name one of `kubectl get bertartifacts -n {case.identity.namespace}` with that claim, or write "
+            f"storage.claimName: the claim it is on{_known(case, claim)}",
+        )
+    spec = artifact.read(live)
+    if spec is None:
+        message = f"BertArtifact {source.name!r} was written by another release and can't be read"
+        return _problem("SourceUnreadable", message, "build the model again: name where its weights come from")
+    return _mismatch(source.name, spec, build) or spec
+
+
+def compiles(case: Case, source: api.ArtifactSource, build: api.Build) -> bool:
+    """Whether an engine is asked for and the named artifact is the ONNX model that it is compiled from."""
+    live = find(case.observed.artifacts, source.name)
+    spec = artifact.read(live) if live else None
+    return build.format is api.Format.TENSORRT and spec is not None and spec.report.format == api.Format.ONNX
+
+
+def _mismatch(name: str, spec: BertArtifactSpec, build: api.Build) -> Problem | None:
+    report = spec.report
+    wished = {
+        "task": (build.task.value, report.task),
+        "format": (build.format.value, report.format),
+        "precision": (build.precision.value, report.precision),
+    }
+    for field, (asked, found) in wished.items():
+        if asked != found:
+            return _problem(
+                "SourceMismatch",
+                f"BertArtifact {name!r} has {field} {found}, but the spec asks for {asked}",
+                f"write build.{field}: {found}, or name another artifact",
+            )
+    if build.max_sequence_length > report.max_sequence_length:
+        return _problem(
+            "SourceMismatch",
+            f"BertArtifact {name!r} takes {report.max_sequence_length} tokens, but build.maxSequenceLength is "
+            f"{build.max_sequence_length}",
+            f"write build.maxSequenceLength: {report.max_sequence_length} or less, or name another artifact",
+        )
+    return None
+
+
+def _known(case: Case, claim: Manifest | None) -> str:
+    """Names on the store's claim, for a message."""
+    uid = claim["metadata"]["uid"] if claim else ""
+    names = sorted(live["metadata"]["name"] for live in case.observed.artifacts if live["spec"]["claimUid"] == uid)
+    return f"; on this one: {', '.join(names[:5])}" if names else ""
+
+
+def _problem(reason: str, message: str, next_step: str) -> Problem:
+    return Problem(reason=reason, message=f"{message}; next: {next_step}", container="fetch")

@@ -1,0 +1,253 @@
+"""What the Jobs of `bertctl artifacts` do to a store: they read every byte, and never remove what somebody wants."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bert_build import lock, maintain
+from bert_build.failures import BuildError
+from bert_build.store import Store
+from bert_operator.api import names
+from bert_operator.api.maintenance import StoredArtifact, StoreTask
+from unit.bert_build import building
+
+KEY, OTHER = "ab" * 16, "cd" * 16
+NAME = f"onnx-{KEY}"
+
+
+class Claim:
+    """A claim with two published artifacts, which nobody has wanted for a while."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.store = Store(folder / "claim")
+        self.store.mount.mkdir()
+        self.termination = folder / "termination-log"
+        self.patch = patch
+        self.recorded = []
+        for key in (KEY, OTHER):
+            self.store.publish(folder / key, building.staged(folder / key, key=key), "me")
+            digest = self.store.manifest_sha256("onnx", key)
+            self.recorded.append(StoredArtifact(folder=f"onnx-{key}", manifest_sha256=digest))
+            long_ago(self.store.path("onnx", key))
+        patch.setenv("BERTOPS_TERMINATION_LOG", str(self.termination))
+
+    def run(self, action: str, *recorded: StoredArtifact, listed_at: float = 0.0, whole: bool = True) -> int:
+        task = StoreTask(
+            action=action,  # type: ignore[arg-type]  # one of both
+            claim="store",
+            artifacts=list(recorded or self.recorded),
+            whole=whole,
+            listed_at=listed_at or time.time(),
+        )
+        self.patch.setenv(names.STORE_TASK_ENV, task.model_dump_json(by_alias=True))
+        return maintain.main([], self.store.mount)
+
+    def there(self) -> list[str]:
+        return sorted(entry.name for entry in self.store.folder.iterdir())
+
+
+def long_ago(path: Path, seconds: float = 900) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+@pytest.fixture
+def claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Claim:
+    return Claim(tmp_path, monkeypatch)
+
+
+def test_whole_artifacts_are_named_with_what_was_read(claim: Claim, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in claim.store.mount.rglob("*")}
+    assert claim.run("verify") == 0
+    said = capsys.readouterr().out
+    assert f"[verify] {NAME}: intact, 19.5 KiB read" in said
+    assert f"[2/2] 100 % 0.0/0.0 MiB of onnx-{OTHER}" in said
+    # It needs no write access, and leaves no trace.
+    assert {path: path.stat().st_mtime_ns for path in claim.store.mount.rglob("*")} == before
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[3] ^= 1
+    (folder / "model.onnx").write_bytes(bytes(content))
+
+
+def short(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(b"x")
+
+
+def linked(folder: Path) -> None:
+    (folder / "model.onnx").rename(folder.parent / "elsewhere")
+    (folder / "model.onnx").symlink_to("../elsewhere")
+
+
+def relinked(folder: Path) -> None:
+    folder.rename(folder.parent / "elsewhere")
+    folder.symlink_to("elsewhere")
+
+
+def gone(folder: Path) -> None:
+    folder.rename(folder.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (flip, "model.onnx: published with sha256"),
+        (short, "model.onnx: published with 20000 bytes, found 1"),
+        (linked, "model.onnx is no regular file"),
+        (lambda folder: (folder / "golden.npz").unlink(), "golden.npz: No such file or directory"),
+        (lambda folder: (folder / "saved_model.cpb").touch(), "saved_model.cpb was not published with it"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest.json: published with sha256"),
+        (lambda folder: (folder / "manifest.json").unlink(), "it has no manifest.json"),
+        (relinked, "it is a link"),
+        (gone, "its folder isn't there"),
+    ],
+)
+def test_every_damage_is_named_and_the_others_are_read_all_the_same(
+    claim: Claim, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], what: str
+) -> None:
+    damage(claim.store.path("onnx", KEY))
+    assert claim.run("verify") == 65
+    said = capsys.readouterr().out
+    assert f"{NAME}: DAMAGED: {what}" in said
+    assert f"onnx-{OTHER}: intact" in said
+    assert "1 of 2 artifacts on claim store damaged" in claim.termination.read_text()
+
+
+def test_foreign_things_on_a_claim_do_no_harm(claim: Claim, capsys: pytest.CaptureFixture[str]) -> None:
+    (claim.store.mount / "lost+found").mkdir(mode=0o000)
+    (claim.store.mount / "somebody's model.bin").write_text("x")
+    for name in ("lost+found", "notes", "onnx-short", f"ONNX-{KEY}"):
+        (claim.store.folder / name).mkdir()
+    (claim.store.folder / "README").write_text("x")
+    (claim.store.folder / "nowhere").symlink_to("nothing")
+    unknown = "onnx-" + "ef" * 16
+    (claim.store.folder / unknown).mkdir()
+    assert claim.run("verify") == 0
+    said = capsys.readouterr().out
+    assert f"{unknown}: in the store, but no BertArtifact records it" in said
+    assert all(name not in said for name in ("notes", "README", "onnx-short", "lost+found"))
+    scratch = claim.store.mount.parent / "new"
+    assert claim.store.publish(scratch, building.staged(scratch, key="12" * 16), "me")
+    assert claim.run("rm", claim.recorded[0]) == 0
+    assert {"lost+found", "notes", "README", "nowhere", unknown} <= set(claim.there())
+    assert (claim.store.mount / "somebody's model.bin").exists()
+    (claim.store.mount / "lost+found").chmod(0o700)
+
+
+def test_what_nothing_uses_is_removed_with_everything_in_it(claim: Claim, capsys: pytest.CaptureFixture[str]) -> None:
+    assert claim.run("rm", claim.recorded[0]) == 0
+    assert claim.there() == [f"onnx-{OTHER}"]
+    assert capsys.readouterr().out.endswith(f"[rm] {NAME}: removed\n")
+    assert claim.run("rm", claim.recorded[0]) == 0
+    assert capsys.readouterr().out.endswith(f"[rm] {NAME}: was gone already\n")
+
+
+@pytest.mark.parametrize("wanted", ["published", "found again"])
+def test_what_was_wanted_since_the_list_stays(claim: Claim, capsys: pytest.CaptureFixture[str], wanted: str) -> None:
+    target = claim.store.path("onnx", KEY)
+    if wanted == "published":
+        long_ago(target, 100)
+    else:
+        assert claim.store.reuse("onnx", KEY) is not None
+    assert claim.run("rm") == 65
+    assert claim.there() == [NAME]
+    assert f"[rm] {NAME}: KEPT: {NAME} was published, or found again by a build" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ago", [700, -700])
+def test_an_old_list_removes_nothing(claim: Claim, ago: float) -> None:
+    assert claim.run("rm", listed_at=time.time() - ago) == 65
+    assert "Nothing is removed" in claim.termination.read_text()
+    assert claim.there() == [NAME, f"onnx-{OTHER}"]
+
+
+def test_who_is_publishing_it_is_waited_for(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_POLL_SECONDS", 0.01)
+    ended = threading.Event()
+
+    def remove() -> None:
+        claim.store.remove(NAME, "rm", 0)
+        ended.set()
+
+    with lock.held(claim.store.folder / f".lock-{NAME}", "a build"):
+        thread = threading.Thread(target=remove)
+        thread.start()
+        assert not ended.wait(0.1)
+        assert NAME in claim.there()
+    thread.join(10)
+    assert ended.is_set()
+    assert NAME not in claim.there()
+
+
+def test_a_build_that_finds_it_between_the_look_and_the_move_gets_it_back(
+    claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def slow(path: Path, target: Path) -> Path:
+        if path.name == NAME:
+            assert claim.store.reuse("onnx", KEY) is not None
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", slow)
+    with pytest.raises(BuildError, match="found again by a build"):
+        claim.store.remove(NAME, "rm", 0)
+    assert claim.store.sound("onnx", KEY) is not None
+    assert claim.there() == [NAME, f"onnx-{OTHER}"]
+
+
+def test_whoever_was_told_that_it_is_there_still_finds_it_after_every_race(claim: Claim) -> None:
+    """Reuse needs no lock: either it comes first and the removal sees it, or it sees that nothing is left."""
+    told, outcomes = [0], set()
+    for number in range(60):
+        target = claim.store.path("onnx", KEY)
+        if not target.exists():
+            scratch = claim.store.mount.parent / KEY
+            claim.store.publish(scratch, building.staged(scratch), "me")
+        long_ago(target)
+        found: list[bool] = []
+        begin = threading.Barrier(2)
+
+        def reuse(begin: threading.Barrier = begin, found: list[bool] = found, wait: float = number / 30000) -> None:
+            begin.wait()
+            time.sleep(wait)
+            found.append(claim.store.reuse("onnx", KEY) is not None)
+
+        thread = threading.Thread(target=reuse)
+        thread.start()
+        begin.wait()
+        try:
+            removed = claim.store.remove(NAME, "rm", 0)
+        except BuildError:
+            removed = False
+        thread.join()
+        if found == [True]:
+            told[0] += 1
+            assert claim.store.sound("onnx", KEY) is not None, f"round {number}"
+        outcomes.add((removed, found[0]))
+    assert len(outcomes) > 1, "one of both always won: the test raced nobody"
+
+
+def test_a_read_only_claim_is_named_with_what_still_works(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, os.strerror(30))
+
+    monkeypatch.setattr(os, "utime", read_only)
+    assert claim.store.reuse("onnx", KEY) is not None
+    assert claim.run("verify") == 0
+    monkeypatch.setattr(Path, "rename", read_only)
+    with pytest.raises(BuildError, match="serves what is in it already") as refused:
+        claim.store.remove(NAME, "rm", 0)
+    assert "ReadWriteOnce or ReadWriteMany" in refused.value.next_step
+
+
+def test_a_task_it_cannot_read_is_told_plainly(claim: Claim) -> None:
+    claim.patch.setenv(names.STORE_TASK_ENV, '{"action": "burn"}')
+    assert maintain.main([], claim.store.mount) == 70
+    assert "same release" in claim.termination.read_text()
