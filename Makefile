@@ -56,7 +56,7 @@ lock: venv ## resolve the dependencies anew and write the hashed requirements
 bench-mission: ## every sample end to end on one cluster; prints one JSON line last
 	@$(PYTHON) -m stages mission
 
-support-matrix: venv ## build and spoil every family, task and format in the build images; writes docs/support-matrix.* (10 minutes; not in `make test`)
+support-matrix: venv ## build and spoil every family, task and format in the build images; writes docs/support-matrix.* (5 minutes; not in `make test`)
 	@$(RUN) -m matrix
 
 tensorrt-api: venv ## hold the compile script against the real TensorRT 10 and 11 (1.1 GB, no GPU needed; not in `make test`)
