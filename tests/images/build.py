@@ -37,6 +37,7 @@ def in_engine(image: Image, cache: Cache, top: Path = catalog.TOP) -> Engine:
         with cache.lock(image.name):
             if not engine.has(image.toolchain_tag):  # another may have built it meanwhile
                 step(f"{image.name}: building {image.toolchain_tag}")
+                _build_parent(engine, image, cache, top)
                 engine.build(image, top)
     return engine
 
@@ -47,10 +48,17 @@ def _prepare_bases(engine: Engine, images: Sequence[Image]) -> None:
         list(pool.map(engine.prepare_base, bases))
 
 
-def _build(engine: Engine, image: Image, top: Path) -> None:
+def _build(engine: Engine, image: Image, cache: Cache, top: Path) -> None:
     if not engine.has(image.tag):
+        _build_parent(engine, image, cache, top)
         step(f"{image.name}: building {image.tag}")
         engine.build(image, top)
+
+
+def _build_parent(engine: Engine, image: Image, cache: Cache, top: Path) -> None:
+    if image.parent:
+        with cache.lock(image.parent.name):
+            _build(engine, image.parent, cache, top)
 
 
 def _make_archive(engine: Engine, image: Image, cache: Cache, top: Path) -> None:
@@ -58,7 +66,7 @@ def _make_archive(engine: Engine, image: Image, cache: Cache, top: Path) -> None
     with cache.lock(image.name):
         if archive.exists():
             return
-        _build(engine, image, top)
+        _build(engine, image, cache, top)
         step(f"{image.name}: writing {archive.name}")
         cache.folder("images")
         engine.save(image, archive)

@@ -54,7 +54,7 @@ class Buildah:
     def build(self, image: Image, top: Path) -> None:
         """Build and tag it."""
         self._require()
-        options = ["--layers", "--pull-never", "--network=host", *build_arguments()]
+        options = ["--layers", "--pull-never", "--network=host", *build_arguments(), *image.build_arguments]
         log = self.cache.folder("logs") / f"build-{image.name}.log"
         self._run(
             "bud",

@@ -31,6 +31,9 @@ FOR_SERVER: Final = {
     "torchserve": ("torchserve",),
 }
 """Server -> images that it takes beside the basic ones."""
+PARENTS: Final = {"tfserving-standin": "tensorflow"}
+"""Images that start from another one of ours: their Dockerfile says `FROM ${PARENT}`."""
+_PARENT: Final = "${PARENT}"
 _REQUIREMENTS: Final = "requirements.txt"
 _REPOSITORY: Final = "localhost/bert-operator"
 
@@ -45,6 +48,8 @@ class Image:
     digest: str
     toolchain_digest: str
     """The same without our own sources: what a command needs that brings newer sources along."""
+    parent: "Image | None" = None
+    """The image of ours that it starts from."""
 
     @property
     def tag(self) -> str:
@@ -55,6 +60,11 @@ class Image:
     def toolchain_tag(self) -> str:
         """The newest image with this toolchain, whatever sources it carries."""
         return f"{_REPOSITORY}/{self.name}:toolchain-{self.toolchain_digest}"
+
+    @property
+    def build_arguments(self) -> list[str]:
+        """Options of `docker build` and `buildah bud` that name the image it starts from."""
+        return [f"--build-arg=PARENT={self.parent.tag}"] if self.parent else []
 
     def archive(self, cache: Cache) -> Path:
         """The OCI archive that carries the image; it may not be there yet."""
@@ -72,11 +82,18 @@ def image(name: str, top: Path = TOP) -> Image:
     found = recipe.parse(path.read_text())
     ignore = [".dockerignore"] if (top / ".dockerignore").is_file() else []
     toolchain = [source for source in found.sources if source.endswith(_REQUIREMENTS)]
-    outside = [*found.bases, debian.RECIPE_HASH]
+    parent = image(PARENTS[name], top) if name in PARENTS else None
+    bases = [base for base in found.bases if base != _PARENT] + list(parent.bases if parent else ())
+    outside = [*bases, debian.RECIPE_HASH]
     return Image(
         name=name,
         dockerfile=dockerfile,
-        bases=found.bases,
-        digest=recipe.content_hash(top, [dockerfile, *ignore, *found.sources], outside),
-        toolchain_digest=recipe.content_hash(top, [dockerfile, *toolchain], outside),
+        bases=tuple(dict.fromkeys(bases)),
+        digest=recipe.content_hash(
+            top, [dockerfile, *ignore, *found.sources], [*outside, *([parent.digest] if parent else [])]
+        ),
+        toolchain_digest=recipe.content_hash(
+            top, [dockerfile, *toolchain], [*outside, *([parent.toolchain_digest] if parent else [])]
+        ),
+        parent=parent,
     )

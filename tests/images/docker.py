@@ -30,6 +30,7 @@ class Docker:
             "docker",
             "build",
             *build_arguments(),
+            *image.build_arguments,
             "-f",
             str(top / image.dockerfile),
             "-t",

@@ -18,6 +18,8 @@ from support import s3_server
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PYTHON: Final = sys.executable
+_INSIDE: Final = ("--", "python", "-m", "pytest", "-p", "no:cacheprovider")
+"""How `images run` tests inside an image."""
 
 
 def main() -> int:
@@ -115,40 +117,41 @@ def _paths() -> dict[str, str]:
 
 
 def _test() -> int:
-    steps = [*_ground(), *_tiers(), *_end_to_end()]
+    steps = [*_ground(), *_unhurried(), *_servers(), *_end_to_end()]
     results, seconds = _run(steps, "test")
     return _summary(results, seconds)
 
 
-def _tiers() -> list[Step]:
-    """Everything that fills the processor. The end-to-end tests mostly wait, and go first whenever they don't."""
-    pytest = [str(venv_python()), "-m", "pytest"]
-    inside = ("--", "python", "-m", "pytest", "-p", "no:cacheprovider")
+def _unhurried() -> list[Step]:
+    """What has no deadlines of its own: it fills the processor whenever the steps with deadlines wait."""
     s3 = f"{s3_server.folder(cache())}:/s3"
-    triton = {"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")}
-    tiers = [
+    steps = [
         Step(name="check", command=["make", "--no-print-directory", "check"], after=("venv",)),
-        Step(name="unit", command=[*pytest, "tests/unit"], after=("venv",)),
+        Step(name="unit", command=[*_pytest(), "tests/unit"], after=("venv",)),
         # The chart's golden files need helm.
-        Step(name="golden", command=[*pytest, "tests/golden"], after=("venv", "binaries")),
+        Step(name="golden", command=[*_pytest(), "tests/golden"], after=("venv", "binaries")),
         # Its compiler finds in the cache what the binaries had compiled.
         Step(name="s3server", command=_tool("support.s3_server"), after=("binaries",)),
         Step(
             name="build",
-            command=_tool("images", "run", "--mount", s3, "pytorch", *inside, "tests/build"),
-            after=("images", "check", "s3server"),
+            command=_tool("images", "run", "--mount", s3, "pytorch", *_INSIDE, "tests/build"),
+            after=("images", "s3server"),
         ),
         Step(
             name="build-tensorflow",
-            command=_tool("images", "run", "tensorflow", *inside, "tests/build_tensorflow"),
+            command=_tool("images", "run", "tensorflow", *_INSIDE, "tests/build_tensorflow"),
             after=("build",),
         ),
-        Step(
-            name="tfserving",
-            command=_tool("images", "run", "tfserving-standin", *inside, "tests/tfserving"),
-            after=("build-tensorflow",),
-        ),
-        Step(name="torchserve", command=_tool("support.real_torchserve"), after=("images", "triton")),
+    ]
+    return [replace(step, background=True) for step in steps]
+
+
+def _servers() -> list[Step]:
+    """Real servers and a real API server, which answer in time or not: one after the other."""
+    triton = {"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")}
+    return [
+        Step(name="cluster", command=[*_pytest(), "tests/cluster"], after=("venv", "binaries")),
+        _down("apitests", "cluster"),
         Step(
             name="triton-server",
             command=[str(venv_python()), "-m", "support.real_triton", str(_triton())],
@@ -157,17 +160,20 @@ def _tiers() -> list[Step]:
         ),
         Step(
             name="triton",
-            command=[*pytest, "-m", "e2e", "tests/triton"],
-            after=("triton-server", "check", "build"),
+            command=[*_pytest(), "-m", "e2e", "tests/triton"],
+            after=("triton-server", "images"),
             env=triton,
         ),
-        Step(name="cluster", command=[*pytest, "tests/cluster"], after=("binaries", "unit", "golden")),
+        Step(name="torchserve", command=_tool("support.real_torchserve"), after=("images", "triton")),
+        Step(
+            name="tfserving",
+            command=_tool("images", "run", "tfserving-standin", *_INSIDE, "tests/tfserving"),
+            after=("images", "torchserve"),
+        ),
     ]
-    return [*(replace(step, background=True) for step in tiers), _down("apitests", "cluster")]
 
 
 def _end_to_end() -> list[Step]:
-    pytest = [str(venv_python()), "-m", "pytest"]
     model = {"BERTOPS_E2E_MODEL": str(_model())}
     # One upgrades and uninstalls the operator that the others need; the other promises seconds.
     alone = ("tests/e2e/test_life.py", "tests/e2e/test_hub_and_chart.py")
@@ -175,13 +181,17 @@ def _end_to_end() -> list[Step]:
     return [
         Step(
             name="e2e",
-            command=[*pytest, *side_by_side, "tests/e2e"],
-            after=("venv", "binaries", "images", "model"),
+            command=[*_pytest(), *side_by_side, "tests/e2e"],
+            after=("model", "s3server", "cluster", "tfserving"),
             env=model,
         ),
-        Step(name="e2e-alone", command=[*pytest, *alone], after=("e2e",), env=model),
+        Step(name="e2e-alone", command=[*_pytest(), *alone], after=("e2e",), env=model),
         _down("e2e", "e2e-alone"),
     ]
+
+
+def _pytest() -> list[str]:
+    return [str(venv_python()), "-m", "pytest"]
 
 
 def _down(name: str, after: str) -> Step:
