@@ -60,9 +60,8 @@ def run(job: Job, state: State) -> State:
         answers.append(_asked(model.answer, sample))
         progress.say("answer", f"{100 * number // len(wanted)} % source model answered: {sample.name}")
     recorded.save(job.work / recorded.FILE, answers, supply.pad, calibration)
-    # Before it is quantised an artifact is judged by FP32's limits.
-    precision = Precision.FP32 if build.precision is Precision.INT8 else build.precision
-    warnings = _blind_spots(model.answer, answers, figures.limits(build.fidelity, precision), supply)
+    judged = figures.unquantised(build)
+    warnings = _blind_spots(model.answer, answers, figures.limits(judged.fidelity, judged.precision), supply)
     for warning in warnings:
         progress.say("answer", f"warning: {warning}")
     golden = [_asked(model.answer, sample) for sample in (*samples.golden(supply, build), *words)]

@@ -4,7 +4,7 @@ The source model was asked each text alone and unpadded. Whatever a server does 
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -50,8 +50,7 @@ def arrange(texts: Sequence[Sample], build: Build, pad: int) -> Iterator[Arrange
     """
     for index, text in enumerate(texts):
         yield Arrangement(Kind.ALONE, text, (index,))
-    # One that brings its words is tokenised by the artifact itself, which pads it as it likes.
-    plain = [index for index, text in enumerate(texts) if set(text.inputs) <= set(_TENSORS)]
+    plain = [index for index, text in enumerate(texts) if of_tokens(text.inputs)]
     for index, length in _paddings([(index, _length(texts[index])) for index in plain], samples.buckets(build)):
         yield Arrangement(Kind.PADDED, padded(texts[index], length, pad), (index,))
     rows = build.engine_batch if build.format is Format.TENSORRT else max(_ROWS)
@@ -62,6 +61,14 @@ def arrange(texts: Sequence[Sample], build: Build, pad: int) -> Iterator[Arrange
 
 
 _TENSORS: Final = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def of_tokens(inputs: Mapping[str, object]) -> bool:
+    """Whether a request is tensors of tokens alone.
+
+    One that brings its words is tokenised by the artifact itself, which pads it as it likes.
+    """
+    return set(inputs) <= set(_TENSORS)
 
 
 def padded(text: Sample, length: int, pad: int) -> Sample:

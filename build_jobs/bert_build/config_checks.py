@@ -117,7 +117,7 @@ def check(text: bytes, build: Build) -> Config:
 def _parsed(text: bytes) -> dict[str, Any]:
     try:
         raw = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BuildError(
             "SourceCorrupt", f"config.json is no JSON: {error}.", "Copy or upload the file again."
         ) from error

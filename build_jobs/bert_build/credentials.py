@@ -25,7 +25,7 @@ def missing(job: Job, field: str, secret: str, keys: Sequence[str]) -> BuildErro
     return BuildError(
         "SecretNotFound",
         f"Secret {secret!r} of {field} doesn't exist in namespace {namespace}, or doesn't hold {' and '.join(keys)}.",
-        f"`kubectl create secret generic {secret} -n {namespace} {literals}`; it is looked for again after a while, at "
-        "once with a new value of the annotation bertops.dev/refresh.",
+        f"`kubectl create secret generic {secret} -n {namespace} {literals}`; to have it looked for at once, give the "
+        "annotation bertops.dev/refresh a new value.",
         ExitCode.PASSING,
     )

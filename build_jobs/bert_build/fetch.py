@@ -19,7 +19,11 @@ class Source(Protocol):
 
 
 def run(job: Job, state: State) -> State:
-    """Fetch what is needed and no more: nothing large if the artifact is published already."""
+    """Fetch what is needed and no more: nothing large if the artifact is published already.
+
+    Raises:
+        BuildError: the source can't be had, or its artifact isn't there and the store's claim can't be written.
+    """
     shutil.rmtree(job.model, ignore_errors=True)
     job.model.mkdir(parents=True)
     source = _source(job)
@@ -29,6 +33,9 @@ def run(job: Job, state: State) -> State:
     if all(file.sha256 for file in found.values()):
         state = _identified(job, state)
     if not state.reused:
+        if state.artifact_key and job.request.store_read_only:
+            # Before the weights: nothing could be made of them. Where they name the artifact, `inspect` refuses.
+            raise store.read_only_store()
         state = _identified(job, state.model_copy(update={"files": source.weights(found)}))
     what = "is in the store already" if state.reused else "will be built"
     progress.say("fetch", f"revision {state.revision}: artifact {recipe.name}-{state.artifact_key} {what}")

@@ -1,25 +1,27 @@
 """Step `compare`: proves that the artifact answers like its source model did, in the runtime that it was made for.
 
 The reference is the source model in FP32, asked each text alone. The artifact is asked the same texts alone, padded and
-in mixed batches; only real tokens count, and of each text the worst answer.
+in mixed batches; only real tokens count, and of each text the worst answer. Golden requests are asked as servers will
+be asked: what passes here must pass there.
 """
 
 import dataclasses
 import importlib
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from bert_build import arrangements, figures, formats, lowered, progress, recorded
-from bert_build.arrangements import Kind
+from bert_build import arrangements, figures, formats, golden_answers, lowered, progress, recorded
+from bert_build.arrangements import Arrangement, Kind
 from bert_build.job import Job
 from bert_build.judge import Judge
-from bert_build.recorded import Recording
-from bert_build.samples import Arrays
+from bert_build.recorded import Recorded, Recording
+from bert_build.samples import Arrays, Sample
 from bert_build.state import State
 from bert_operator.api import names
 from bert_operator.api.report import FidelityFigures, TensorSpec
-from bert_operator.api.spec import Build, Precision
+from bert_operator.api.spec import Build, Format, Precision
 
 
 class Session(Protocol):
@@ -46,11 +48,13 @@ def run(job: Job, state: State) -> State:
     recording = recorded.load(job.work / recorded.FILE)
     build = job.request.build
     recipe = formats.recipe(build)
+    # An engine was asked them on the GPU, as texts among the others.
+    golden = golden_answers.read(job.work / names.GOLDEN_FILE) if build.format is not Format.TENSORRT else []
     module = importlib.import_module(recipe.session or recipe.module)
 
     def judge_folder(folder: Path, precision: Precision) -> Judged:
         session: Session = module.open_session(folder)
-        found = compare(build.model_copy(update={"precision": precision}), recording, session)
+        found = compare(_wish(build, precision), recording, session, golden=golden)
         return Judged(found, session.inputs, session.outputs)
 
     if build.precision is Precision.INT8:
@@ -62,14 +66,36 @@ def run(job: Job, state: State) -> State:
     return state.model_copy(update={"fidelity": found.figures, "inputs": found.inputs, "outputs": found.outputs})
 
 
-def compare(build: Build, recording: Recording, session: Session, step: str = "compare") -> FidelityFigures:
+def _wish(build: Build, precision: Precision) -> Build:
+    """What an artifact of this precision is judged by: before it is quantised, by FP32's own limits."""
+    return figures.unquantised(build) if precision is Precision.FP32 else build
+
+
+def compare(
+    build: Build,
+    recording: Recording,
+    session: Session,
+    step: str = "compare",
+    golden: Sequence[golden_answers.Request] = (),
+) -> FidelityFigures:
     """Ask an artifact what its source was asked.
+
+    Args:
+        build: says limits and buckets.
+        recording: texts, which are asked in every company.
+        session: the artifact.
+        step: whose progress is told.
+        golden: requests that are asked as they are, padding included.
 
     Raises:
         BuildError: an answer is too far from the recorded one.
     """
-    judge = Judge(recording.texts, figures.limits(build.fidelity, build.precision))
     asked = list(arrangements.arrange([one.sample for one in recording.texts], build, recording.pad))
+    texts = list(recording.texts)
+    for text, request in _golden(golden, len(texts)):
+        texts.append(text)
+        asked.append(request)
+    judge = Judge(texts, figures.limits(build.fidelity, build.precision))
     for number, one in enumerate(asked, start=1):
         judge.hear(one, session.answer(one.sample.inputs))
         progress.say(
@@ -79,3 +105,16 @@ def compare(build: Build, recording: Recording, session: Session, step: str = "c
     told = ", ".join(f"{kind} {judge.cosines[kind]:.6f}" for kind in Kind)
     progress.say(step, f"{build.precision}: smallest cosine {told}; agreement {found.agreement}")
     return found
+
+
+def _golden(golden: Sequence[golden_answers.Request], first: int) -> Iterator[tuple[Recorded, Arrangement]]:
+    """Each golden request of tokens: what its real tokens must answer, and how it is asked.
+
+    Those of words are the recording's own.
+    """
+    tokens = (request for request in golden if arrangements.of_tokens(request.inputs))
+    for number, request in enumerate(tokens):
+        text = recorded.unpadded(f"golden request {number}", request)
+        sent = Sample(text.sample.name, dict(request.inputs))
+        kind = Kind.ALONE if sent.real.all() else Kind.PADDED
+        yield text, Arrangement(kind, sent, (first + number,))

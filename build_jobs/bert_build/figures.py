@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from bert_build import golden_answers
-from bert_operator.api.spec import Fidelity, Precision
+from bert_operator.api.spec import Build, Fidelity, Precision
 
 Values = np.ndarray[Any, Any]
 
@@ -52,6 +52,14 @@ class Distance:
     def within(self, limits: Limits, reference: Values) -> bool:
         """Whether that is near enough; not a number never is."""
         return self.max_abs <= limits.max_abs(reference) and self.cosine >= limits.min_cosine
+
+
+def unquantised(build: Build) -> Build:
+    """A build in INT8 as one in FP32: limits that were widened for INT8 would hide a broken conversion."""
+    if build.precision is not Precision.INT8:
+        return build
+    own = build.fidelity.model_copy(update={"min_cosine": None, "max_abs_difference": None, "min_agreement": None})
+    return build.model_copy(update={"precision": Precision.FP32, "fidelity": own})
 
 
 def limits(wish: Fidelity, precision: Precision) -> Limits:

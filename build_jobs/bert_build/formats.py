@@ -36,10 +36,10 @@ ENGINE: Final = Recipe("tensorrt", "bert_build.engine", "1", ("onnx", "onnxrunti
 
 RECIPES: Final = {
     (Framework.PYTORCH, Format.ONNX): Recipe(
-        "onnx", "bert_build.to_onnx", "2", ("torch", "transformers", "onnx"), session="bert_build.onnx_session"
+        "onnx", "bert_build.to_onnx", "3", ("torch", "transformers", "onnx"), session="bert_build.onnx_session"
     ),
     (Framework.PYTORCH, Format.MAR): Recipe(
-        "mar", "bert_build.to_mar", "3", ("torch", "transformers", "tokenizers", "torch-model-archiver"), texts=True
+        "mar", "bert_build.to_mar", "4", ("torch", "transformers", "tokenizers", "torch-model-archiver"), texts=True
     ),
     (Framework.PYTORCH, Format.SAVEDMODEL): Recipe(
         "savedmodel", "bert_build.to_savedmodel", "2", ("tensorflow-cpu",), copies=2.3
@@ -61,7 +61,7 @@ RECIPES: Final = {
 }
 """By what the source is written in and what is built."""
 
-QUANTISER: Final = "int8-1"
+QUANTISER: Final = "int8-2"
 """Raised by hand whenever int8.py would write another graph."""
 
 SOURCES: Final = {

@@ -85,13 +85,28 @@ def take_out(model: onnx.ModelProto, known: Mapping[str, Weight], inputs: Collec
     for name in loose:
         weight = known[name]
         users = [node for node in graph.node if name in node.input]
-        if len(users) == 1 and _is_transpose(users[0]) and len(weight.shape) == 2:  # noqa: PLR2004 - a matrix
-            graph.node.remove(users[0])
+        if users and all(map(_is_transpose, users)) and len(weight.shape) == 2:  # noqa: PLR2004 - a matrix
             # Runtimes would do this at every start, holding both versions in memory.
-            weights.append(_transposed(weight, users[0].output[0]))
+            weights.append(_transposed(weight, _one_output(graph, users)))
         elif users:
             weights.append(weight)
     return weights
+
+
+def _one_output(graph: onnx.GraphProto, users: list[onnx.NodeProto]) -> str:
+    """Drop nodes that all make the same tensor; its name, which every node that took one of theirs takes now.
+
+    Layers that share a weight turn it once each.
+    """
+    for node in users:
+        graph.node.remove(node)
+    made: list[str] = [node.output[0] for node in users]
+    kept, *others = made
+    for node in graph.node if others else ():
+        for place, name in enumerate(node.input):
+            if name in others:
+                node.input[place] = kept
+    return kept
 
 
 def _is_transpose(node: onnx.NodeProto) -> bool:

@@ -69,6 +69,17 @@ def load(path: Path) -> Recording:
     return Recording(texts, pad, [Sample(f"calibration {number}", calibration[number]) for number in calibration])
 
 
+def unpadded(name: str, golden: golden_answers.Request) -> Recorded:
+    """A golden request of one row without its padding."""
+    real = golden.inputs[golden_answers.MASK][0] == 1
+    inputs = {tensor: np.ascontiguousarray(values[:1, real]) for tensor, values in golden.inputs.items()}
+    outputs = {
+        tensor: values[:1, real] if golden_answers.per_token(tensor, values) else values[:1]
+        for tensor, values in golden.outputs.items()
+    }
+    return Recorded(Sample(name, inputs), outputs)
+
+
 def entry(number: int, one: Recorded) -> dict[str, "np.ndarray[Any, Any]"]:
     """One request as arrays of a file: `<number>/in/<tensor>` and `<number>/out/<tensor>`."""
     inputs = {f"{number}/in/{name}": values for name, values in one.sample.inputs.items()}

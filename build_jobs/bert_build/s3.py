@@ -11,13 +11,14 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import botocore
 import botocore.config
 import botocore.session
 from botocore import exceptions, parsers
 
-from bert_build import credentials, download, progress, selection
+from bert_build import credentials, destination, download, progress, selection
 from bert_build.failures import BuildError
 from bert_build.job import Job
 from bert_build.state import SourceFile
@@ -113,7 +114,7 @@ class S3Shelf:
         """What a failed call means to the user."""
         if isinstance(error, exceptions.ClientError):
             return self._answered(error)
-        if isinstance(error, exceptions.SSLError):
+        if isinstance(error, exceptions.SSLError) and _UNTRUSTED in str(error).lower().replace("_", " "):
             return BuildError(
                 "SourceUnreachable",
                 f"{self._service} has a certificate that isn't trusted: {_line(error)}",
@@ -203,6 +204,8 @@ class S3Shelf:
         )
 
 
+_UNTRUSTED: Final = "certificate verify failed"
+"""OpenSSL's words, or in capitals its code; its other faults (a handshake cut short) pass."""
 _ENDPOINT: Final = "Check source.s3.endpoint and region, and that the cluster may reach it."
 
 
@@ -222,7 +225,7 @@ def _client(job: Job) -> Any:  # noqa: ANN401 - botocore makes its clients at ru
         response_checksum_validation="when_required",
     )
     authority = job.credentials / "ca.crt"
-    return _session().create_client(
+    client = _session().create_client(
         "s3",
         region_name=source.region or _DEFAULT_REGION,
         endpoint_url=source.endpoint,
@@ -230,6 +233,23 @@ def _client(job: Job) -> Any:  # noqa: ANN401 - botocore makes its clients at ru
         config=config,
         **keys,
     )
+    client.meta.events.register("before-send.s3", _refuse_metadata)
+    return client
+
+
+def _refuse_metadata(request: Any, **_: object) -> None:  # noqa: ANN401 - botocore has no stubs
+    """Before each request, also one that a service has sent elsewhere: names may lead to another address by then.
+
+    Raises:
+        BuildError: it would go to where clouds hand out their nodes' credentials.
+    """
+    host = urlsplit(request.url).hostname or ""
+    if found := destination.metadata_address(host):
+        raise BuildError(
+            "SourceUnsafe",
+            f"source.s3.endpoint: {host} leads to {found}, where clouds hand out their nodes' credentials.",
+            "Write the address of an S3 service into source.s3.endpoint, or correct its entry in the DNS.",
+        )
 
 
 @functools.cache

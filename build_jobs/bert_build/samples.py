@@ -159,7 +159,7 @@ def mask_name(folder: Path) -> str:
     """How texts spell the mask token: as tokenizer_config.json says, else `[MASK]`."""
     try:
         told = json.loads((folder / "tokenizer_config.json").read_bytes())["mask_token"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
         told = None
     return str(told.get("content") if isinstance(told, dict) else told or _MASKS[0])
 

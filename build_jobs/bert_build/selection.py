@@ -135,7 +135,7 @@ def shards(index: bytes, name: str) -> list[str]:
     """
     try:
         found = sorted(set(json.loads(index)["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise BuildError(
             "SourceCorrupt", f"{name} is no index: it has no weight_map.", "Upload the file again."
         ) from error

@@ -84,7 +84,7 @@ def _parsed(folder: Path, name: str) -> Any:  # noqa: ANN401 - any JSON
         return json.loads((folder / name).read_bytes())
     except FileNotFoundError:
         raise _damaged(name, f"{MODULES} names it, and it isn't there") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(name, f"it is no JSON: {error}") from error
 
 

@@ -114,6 +114,8 @@ def load(folder: Path, task: Task) -> SourceModel:
         BuildError: the checkpoint can't be read or lacks a tensor.
     """
     logging.disable_progress_bar()
+    # The report of tensors that a task doesn't need looks like a fault. What is missing is refused below.
+    logging.set_verbosity_error()
     config = config_checks.read(folder, Build(task=task, max_sequence_length=8))
     options: dict[str, Any] = {
         "dtype": torch.float32,

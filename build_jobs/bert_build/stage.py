@@ -27,7 +27,7 @@ from bert_build.job import Job
 from bert_build.recorded import Recorded, Recording
 from bert_build.samples import Arrays, Sample
 from bert_build.state import State
-from bert_build.store import Store
+from bert_build.store import Store, read_only_store
 from bert_operator.api import names
 from bert_operator.api.report import ExitCode, Manifest, OnnxArtifact
 from bert_operator.api.spec import Build, Precision
@@ -42,6 +42,10 @@ def run(job: Job, state: State) -> State:
     asked, build = job.request.onnx, job.request.build
     if asked is None:
         raise BuildError("InternalError", "The request names no ONNX artifact.", _REPORT_IT, ExitCode.INTERNAL)
+    published = _published(job.store)
+    if job.request.store_read_only and not published:
+        # Before a GPU is waited for: its engine could be kept nowhere.
+        raise read_only_store()
     manifest = _proved(Store(job.store), asked)
     folder = Store(job.store).path("onnx", asked.artifact_key)
     recording = _recording(folder, build)
@@ -51,7 +55,7 @@ def run(job: Job, state: State) -> State:
     toolchain = formats.toolchain(formats.recipe(build))
     inputs = [tensor.name for tensor in manifest.report.inputs]
     wish = engine_plan.wish(build, asked, inputs, toolchain)
-    wish |= {"published": _published(job.store), "requests": _requests(job.work, build, inputs, recording)}
+    wish |= {"published": published, "requests": _requests(job.work, build, inputs, recording)}
     (job.work / engine_plan.WISH_FILE).write_text(json.dumps(wish, indent=1), encoding="utf-8")
     shutil.rmtree(job.artifact, ignore_errors=True)
     job.artifact.mkdir()
@@ -87,7 +91,7 @@ def _recording(folder: Path, build: Build) -> Recording:
     """
     golden = golden_answers.read(folder / names.GOLDEN_FILE)
     texts = [
-        _unpadded(f"golden request {number}", one)
+        recorded.unpadded(f"golden request {number}", one)
         for number, one in enumerate(golden)
         if one.inputs[golden_answers.MASK].sum() <= build.max_sequence_length
     ]
@@ -96,17 +100,6 @@ def _recording(folder: Path, build: Build) -> Recording:
         sample = Sample(f"length {profile.max[1]}", _long_request(texts[-1].sample, profile.max[1]))
         texts.append(Recorded(sample, session.answer(sample.inputs)))
     return Recording(texts, _pad(golden))
-
-
-def _unpadded(name: str, golden: golden_answers.Request) -> Recorded:
-    """A golden request of one row without its padding."""
-    real = golden.inputs[golden_answers.MASK][0] == 1
-    inputs = {tensor: np.ascontiguousarray(values[:1, real]) for tensor, values in golden.inputs.items()}
-    outputs = {
-        tensor: values[:1, real] if golden_answers.per_token(tensor, values) else values[:1]
-        for tensor, values in golden.outputs.items()
-    }
-    return Recorded(Sample(name, inputs), outputs)
 
 
 def _pad(golden: list[golden_answers.Request]) -> int:

@@ -118,6 +118,8 @@ class Store:
         Raises:
             BuildError: it was published or found again since then, or the claim can't be written.
         """
+        if not self.folder.is_dir():
+            return False
         target = self.folder / name
         trash = self.folder / f"{_TRASH}{uuid.uuid4().hex}"
         with _said(self, f"Removing {name}"), lock.held(self.folder / f"{_LOCK}{name}", holder):

@@ -155,7 +155,8 @@ def orphans(case: Case, builds: Iterable[Build]) -> list[Ref | Departure]:
     recorded = {key for live in case.observed.artifacts for key in live["spec"]["requestKeys"]}
     wanted = {build.facts.request_key for build in builds}
     jobs = [live for live in case.observed.jobs if job_state.component(live) != profile_job.COMPONENT]
-    return job_state.done_with(jobs, recorded=recorded, wanted=wanted, uid=case.identity.uid)
+    queue = case.spec.builds.queue_name
+    return job_state.done_with(jobs, recorded=recorded, wanted=wanted, queue=queue, uid=case.identity.uid)
 
 
 def adoption(case: Case, live: Manifest) -> Adoption:
@@ -177,22 +178,27 @@ def _build(case: Case, model: api.BertModel, version: api.ModelVersion) -> Build
 
 def _under_way(case: Case, wish: _Wish) -> Build | None:
     """The artifact, or the Job that makes it; None if nobody has asked yet."""
-    key, facts = wish.key, wish.facts
-    if named := _named(case, wish):
-        return named
-    found = _artifact(case, key)
-    if found is not None:
-        live, spec = found
-        name = live["metadata"]["name"]
-        answered = next((known for known in spec.request_keys if known == key), None) or next(
-            known for known in spec.request_keys if same_wish(key, known)
-        )
-        older = answered != key
-        return Build(
-            facts=replace(facts, request_key=answered, artifact=spec, artifact_name=name, newer_toolchain=older)
-        )
+    key = wish.key
+    # An engine that is there is served on, even if the ONNX model that it was compiled from is gone.
+    engine = wish.build.format is api.Format.TENSORRT
+    looks = (_answered, _named) if engine else (_named, _answered)
+    if found := next((build for look in looks if (build := look(case, wish))), None):
+        return found
     attempts = [live for live in case.observed.jobs if job_state.key(live) == key and job_state.alive(live)]
     return _watch(case, wish, max(attempts, key=job_state.attempt)) if attempts else None
+
+
+def _answered(case: Case, wish: _Wish) -> Build | None:
+    """The artifact that was built for this wish; None if there is none."""
+    found = _artifact(case, wish.key)
+    if found is None:
+        return None
+    live, spec = found
+    answered = next((known for known in spec.request_keys if known == wish.key), None) or next(
+        known for known in spec.request_keys if same_wish(wish.key, known)
+    )
+    facts = replace(wish.facts, request_key=answered, artifact=spec, artifact_name=live["metadata"]["name"])
+    return Build(facts=replace(facts, newer_toolchain=answered != wish.key))
 
 
 def _named(case: Case, wish: _Wish) -> Build | None:
@@ -200,7 +206,7 @@ def _named(case: Case, wish: _Wish) -> Build | None:
     source = wish.version.source.artifact
     if source is None or published.compiles(case, source, wish.build):
         return None
-    found = published.of_source(case, source, wish.build)
+    found = published.of_source(case, source, wish.build, compiled=wish.key != wish.served_key)
     if isinstance(found, Problem):
         return Build(facts=replace(wish.facts, problem=found))
     return Build(facts=replace(wish.facts, artifact=found, artifact_name=source.name))
@@ -280,8 +286,8 @@ def _job(case: Case, wish: _Wish, facts: checks.VersionFacts, request: BuildRequ
 def _exported(build: api.Build) -> api.Build:
     """The ONNX build before a compilation, such that others who want the model as ONNX share it."""
     ours = {"format": api.Format.ONNX, "precision": api.Precision.FP32, "max_batch_size": None}
-    # Limits for an engine in fp16 would let a bad export pass.
-    loose = {} if build.precision is api.Precision.FP32 else {"fidelity": api.Fidelity()}
+    # Limits for an engine in fp16 would let a bad export pass; it is the export that one's own texts judge.
+    loose = {} if build.precision is api.Precision.FP32 else {"fidelity": api.Fidelity(samples=build.fidelity.samples)}
     return build.model_copy(update=ours | loose)
 
 
@@ -375,7 +381,7 @@ def _watch(case: Case, wish: _Wish, live: Manifest) -> Build:
     step = pod_state.stage(pod) if pod else ""
     facts = replace(facts, step=step, progress=_progress(case, wish, step), queued=job_state.queued(live))
     facts = replace(facts, problem=problem, retry_seconds=0.0)
-    return Build(facts=facts, adopt=None if case.identity.owns(live) else live)
+    return Build(facts=facts, adopt=live if case.joins(live) else None)
 
 
 def _progress(case: Case, wish: _Wish, step: str) -> str:
@@ -460,7 +466,7 @@ def _after_failure(
     )
     problem = job_state.failure(live, case.observed.job_pods, failed, late)
     facts = replace(facts, problem=problem, step=problem.container)
-    seconds = job_state.seconds_to_retry(live, failed, case.now) if problem.passing else None
+    seconds = job_state.seconds_to_retry(live, failed, problem, case.now)
     if seconds is None:
         return Build(facts=facts)
     if seconds <= 0:

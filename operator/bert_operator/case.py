@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from bert_operator import job_state
 from bert_operator.api import names
 from bert_operator.api import spec as api
 from bert_operator.api.observed import Manifest, Observed
@@ -57,6 +58,10 @@ class Case:
         """Those of the claims that only one node can mount at a time."""
         return tuple(name for name in dict.fromkeys(claim_names) if pod.one_node_only(self.claim(name)))
 
+    def joins(self, live: Manifest) -> bool:
+        """Whether to become a co-owner of somebody's Job; not of one that we left because of its queue."""
+        return not self.identity.owns(live) and not job_state.misplaced(live, self.spec.builds.queue_name)
+
     @property
     def plain_profiles(self) -> str:
         """Names of the profiles without GPUs, for messages."""
@@ -71,7 +76,8 @@ class Case:
             field: whose resources the pod has, `server` or `builds`.
         """
         accelerator = self.profile.resource_name
-        if accelerator and accelerator in unschedulable.message:
+        # The name alone may be that of a taint, which another such node has too.
+        if accelerator and f"Insufficient {accelerator}" in unschedulable.message:
             return (
                 f"add a node with a free {accelerator} for hardware.profile {self.spec.hardware.profile!r}, or name a "
                 f"profile without GPUs ({self.plain_profiles})"

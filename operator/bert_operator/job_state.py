@@ -14,6 +14,8 @@ from bert_operator.pod_state import Problem
 
 RETRY_DELAYS: Final = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))
 """After a passing fault; then the Job waits for a person."""
+AWAITED: Final = frozenset({"SecretNotFound"})
+"""Faults that end when somebody makes what we can't watch: tried again for good, at the last interval."""
 MAX_ATTEMPTS_WITHOUT_REPORT: Final = 3
 _REFUSED_PODS: Final = (
     ("exceeded quota", "QuotaExceeded", "lower {field}, or have the namespace's ResourceQuota raised"),
@@ -54,18 +56,20 @@ def ended(live: Manifest, how: str) -> Mapping[str, Any] | None:
     return None
 
 
-def seconds_to_retry(live: Manifest, failed: Mapping[str, Any], now: datetime) -> float | None:
-    """When a Job that a passing fault ended is tried again, from now; not above 0 is due, None is never.
+def seconds_to_retry(live: Manifest, failed: Mapping[str, Any], problem: Problem, now: datetime) -> float | None:
+    """When a failed Job is tried again, from now; not above 0 is due, None is never.
 
     Args:
         live: the Job.
         failed: its condition Failed.
+        problem: why it failed.
         now: timezone-aware time.
     """
     tried = attempt(live)
-    if tried > len(RETRY_DELAYS):
+    if not problem.passing or (tried > len(RETRY_DELAYS) and problem.reason not in AWAITED):
         return None
-    due = datetime.fromisoformat(failed["lastTransitionTime"]) + RETRY_DELAYS[tried - 1]
+    delay = RETRY_DELAYS[min(tried, len(RETRY_DELAYS)) - 1]
+    due = datetime.fromisoformat(failed["lastTransitionTime"]) + delay
     return (due - now).total_seconds()
 
 
@@ -87,6 +91,18 @@ def queued(live: Manifest) -> str:
     if queue:
         return f"Job {name} waits in queue {queue!r}; to see for what: kubectl describe localqueue {queue}"
     return f'Job {name} is suspended; to let it go on: kubectl patch job {name} -p \'{{"spec":{{"suspend":false}}}}\''
+
+
+def misplaced(live: Manifest, queue: str | None) -> bool:
+    """Whether a waiting Job was asked for in another queue: no queue takes it over, so it has to be made anew.
+
+    Args:
+        live: the Job.
+        queue: LocalQueue that is asked for, if one is.
+    """
+    over = ended(live, "Complete") or ended(live, "Failed")
+    asked = (live["metadata"].get("annotations") or {}).get(names.QUEUE_ANNOTATION)
+    return bool(queued(live)) and not over and asked != queue
 
 
 def without_pod(live: Manifest, pods: Iterable[Manifest]) -> bool:
@@ -113,8 +129,8 @@ def held_up(live: Manifest, pods: Iterable[Manifest], refused_pods: Mapping[str,
 
 
 def _refused_pod(live: Manifest, why: str) -> Problem:
-    # Each try is for a pod of another name.
-    why = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", why)
+    # Each try is for a pod of another name, and after some minutes the Job controller's recorder combines them.
+    why = re.sub(r'^(\(combined from similar events\): )?Error creating: (pods "[^"]*" is forbidden: )?', "", why)
     field = "server.resources" if component(live) == "profile" else "builds.resources"
     reason, advice = next(
         ((reason, advice) for words, reason, advice in _REFUSED_PODS if words in why),
@@ -147,7 +163,7 @@ def failure(live: Manifest, pods: Iterable[Manifest], failed: Mapping[str, Any],
 
 
 def done_with(
-    jobs: Sequence[Manifest], *, recorded: Iterable[str], wanted: Iterable[str], uid: str
+    jobs: Sequence[Manifest], *, recorded: Iterable[str], wanted: Iterable[str], queue: str | None, uid: str
 ) -> list[Ref | Departure]:
     """Jobs that have done their duty or that we don't want any more: the last one to ask for it ends a Job.
 
@@ -155,6 +171,7 @@ def done_with(
         jobs: of one component.
         recorded: keys whose answer is written down.
         wanted: keys that we ask for.
+        queue: LocalQueue in which our Jobs wait, if they do.
         uid: ours.
     """
     recorded, wanted = set(recorded), set(wanted)
@@ -165,7 +182,7 @@ def done_with(
     for live in filter(alive, jobs):
         over = (ended(live, "Complete") and key(live) in recorded) or attempt(live) < latest[key(live)]
         owners = [ref.get("uid") for ref in live["metadata"].get("ownerReferences") or ()]
-        unwanted = key(live) not in wanted and uid in owners
+        unwanted = (key(live) not in wanted or misplaced(live, queue)) and uid in owners
         if over or (unwanted and owners == [uid]):
             going.append(Ref(kind="Job", name=live["metadata"]["name"], uid=live["metadata"]["uid"]))
         elif unwanted:

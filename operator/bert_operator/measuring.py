@@ -15,7 +15,7 @@ from bert_operator.api.artifact import BertArtifactSpec
 from bert_operator.api.digests import digest
 from bert_operator.api.measurement import AskedVariant, ProfileRequest
 from bert_operator.case import Case, find
-from bert_operator.objects import deployment, profile_job
+from bert_operator.objects import deployment, pod, profile_job
 from bert_operator.servers import SERVERS
 from bert_operator.servers.base import ServedVersion, ServerContainer
 
@@ -141,6 +141,7 @@ def job(case: Case, target: Target, attempt: int) -> dict[str, Any]:
             image=target.image,
             artifact_path=target.artifact.path,
             claim_name=case.store_claim_name,
+            store_read_only=pod.read_only(case.store_claim),
             one_node_claims=case.one_node_claims([case.store_claim_name]),
             settings=case.settings,
         )

@@ -33,9 +33,10 @@ from bert_operator.settings import Settings
 
 CONFLICT_GRACE_SECONDS: Final = 60
 """A predecessor's children may still be going away: look again soon, for this long after creation."""
-CONFLICT_RECHECK_SECONDS: Final = 5.0
+CONFLICT_RECHECK_SECONDS: Final = (5.0, 60.0)
+"""While it is young, and after: no watch shows that somebody else's object is gone."""
 POD_SECONDS: Final = (5.0, 60.0)
-"""A Job has its pod long before this; if not, something refuses it. Looked at twice: the first Event may be late."""
+"""A Job has its pod long before this; if not, something refuses it. The first Event may be late: looked at again."""
 MAX_INVALID_FIELDS: Final = 5
 
 
@@ -60,19 +61,24 @@ def jobs_to_probe(observed: Observed, now: datetime) -> tuple[tuple[str, str], .
 
 
 def _age(live: Manifest, now: datetime) -> float:
-    return (now - datetime.fromisoformat(live["metadata"]["creationTimestamp"])).total_seconds()
+    """Since when a Job may run: one that waited in a queue starts when it is let go."""
+    since = (live.get("status") or {}).get("startTime") or live["metadata"]["creationTimestamp"]
+    return (now - datetime.fromisoformat(since)).total_seconds()
 
 
 def _pod_recheck(case: Case) -> float | None:
-    """When to see whether Jobs without a pod got one. Once it is known why not, its pod will be news enough."""
-    waits = [
-        seconds - _age(live, case.now)
+    """When to see whether Jobs without a pod got one. Once it is known why not, its pod will be news enough.
+
+    A Job may lose its pod at any time, so the last of the waits is repeated.
+    """
+    ages = [
+        _age(live, case.now)
         for live in case.observed.jobs
         if job_state.without_pod(live, case.observed.job_pods)
         and live["metadata"]["uid"] not in case.observed.refused_pods
-        for seconds in POD_SECONDS
     ]
-    return min((wait for wait in waits if wait > 0), default=None)
+    waits = [next((look - age for look in POD_SECONDS if look > age), POD_SECONDS[-1]) for age in ages]
+    return min(waits, default=None)
 
 
 def make_plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
@@ -154,10 +160,11 @@ def _rejected(observed: Observed, case: Case | None, rejections: tuple[Problem, 
 
 
 def _conflict_recheck(bert: Manifest, rejections: Iterable[Problem], now: datetime) -> float | None:
+    if not any(problem.reason == "NameConflict" for problem in rejections):
+        return None
     born = datetime.fromisoformat(bert["metadata"]["creationTimestamp"])
-    young = (now - born).total_seconds() < CONFLICT_GRACE_SECONDS
-    conflict = any(problem.reason == "NameConflict" for problem in rejections)
-    return CONFLICT_RECHECK_SECONDS if young and conflict else None
+    soon, later = CONFLICT_RECHECK_SECONDS
+    return soon if (now - born).total_seconds() < CONFLICT_GRACE_SECONDS else later
 
 
 def _accepted(case: Case) -> Plan:

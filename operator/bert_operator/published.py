@@ -12,13 +12,16 @@ from bert_operator.objects import artifact
 from bert_operator.pod_state import Problem
 
 
-def of_source(case: Case, source: api.ArtifactSource, build: api.Build) -> BertArtifactSpec | Problem:
-    """The record of the named artifact, or why it can't be served.
+def of_source(
+    case: Case, source: api.ArtifactSource, build: api.Build, *, compiled: bool
+) -> BertArtifactSpec | Problem:
+    """The record of the named artifact, or why it can't be served or compiled.
 
     Args:
         case: with the records on the claims that the spec names.
         source: names it.
-        build: what the spec asks for; its format is never `auto`.
+        build: what the artifact must be; its format is never `auto`.
+        compiled: whether it isn't served itself, but an engine that is compiled from it.
     """
     live = find(case.observed.artifacts, source.name)
     claim = case.store_claim
@@ -34,7 +37,7 @@ def of_source(case: Case, source: api.ArtifactSource, build: api.Build) -> BertA
     if spec is None:
         message = f"BertArtifact {source.name!r} was written by another release and can't be read"
         return _problem("SourceUnreadable", message, "build the model again: name where its weights come from")
-    return _mismatch(source.name, spec, build) or spec
+    return _mismatch(source.name, spec, build, compiled=compiled) or _foreign(case, source.name, spec) or spec
 
 
 def compiles(case: Case, source: api.ArtifactSource, build: api.Build) -> bool:
@@ -44,8 +47,16 @@ def compiles(case: Case, source: api.ArtifactSource, build: api.Build) -> bool:
     return build.format is api.Format.TENSORRT and spec is not None and spec.report.format == api.Format.ONNX
 
 
-def _mismatch(name: str, spec: BertArtifactSpec, build: api.Build) -> Problem | None:
+def _mismatch(name: str, spec: BertArtifactSpec, build: api.Build, *, compiled: bool) -> Problem | None:
     report = spec.report
+    if compiled and report.precision != build.precision.value:
+        # The spec's own precision is the engine's.
+        return _problem(
+            "SourceMismatch",
+            f"BertArtifact {name!r} has precision {report.precision}, and an engine is compiled from an "
+            f"{build.precision.value} ONNX artifact",
+            "name another one",
+        )
     wished = {
         "task": (build.task.value, report.task),
         "format": (build.format.value, report.format),
@@ -64,6 +75,29 @@ def _mismatch(name: str, spec: BertArtifactSpec, build: api.Build) -> Problem | 
             f"BertArtifact {name!r} takes {report.max_sequence_length} tokens, but build.maxSequenceLength is "
             f"{build.max_sequence_length}",
             f"write build.maxSequenceLength: {report.max_sequence_length} or less, or name another artifact",
+        )
+    return None
+
+
+def _foreign(case: Case, name: str, spec: BertArtifactSpec) -> Problem | None:
+    """Why an engine can't be loaded here, as far as the installation's settings say what is here."""
+    report, hardware = spec.report, case.spec.hardware.profile
+    found, here = report.compute_capability, case.profile.compute_capability
+    if found and here and found != here:
+        return _problem(
+            "SourceMismatch",
+            f"BertArtifact {name!r} was compiled for GPUs of compute capability {found}, but those of hardware profile "
+            f"{hardware!r} have {here}",
+            f"name a hardware.profile whose GPUs have {found}, an engine for {here}, or the ONNX artifact",
+        )
+    release = case.spec.server.release or case.settings.triton.default_release
+    known = case.settings.triton.releases.get(release)
+    found, here = report.tensorrt_version, known.tensorrt_version if known else ""
+    if found and here and found != here:
+        return _problem(
+            "SourceMismatch",
+            f"BertArtifact {name!r} was compiled for TensorRT {found}, but release {release!r} brings {here}",
+            f"name a server.release that brings {found}, an engine for {here}, or the ONNX artifact",
         )
     return None
 

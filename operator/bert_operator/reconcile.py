@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from bert_operator.api.actions import Hold, Note, Plan, Ref
+from bert_operator.api.actions import Departure, Hold, Note, Plan, Ref
 from bert_operator.api.observed import Manifest, Observed, Refusal
 from bert_operator.cluster.calls import Cluster
 from bert_operator.cluster.errors import ApiError
@@ -85,7 +85,7 @@ class Reconciler:
         return Outcome(recheck_after=recheck, wrote=wrote and not raced)
 
     async def _probe(self, key: Key, observed: Observed) -> Observed:
-        refused = await self._refused_pods(key, tuple(self.planner.jobs_to_probe(observed, self.now())))
+        refused = await self.cluster.refused_pods(key[0], self.planner.jobs_to_probe(observed, self.now()))
         wanted = tuple(self.planner.names_to_probe(observed))
         if not wanted:
             return replace(observed, refused_pods=refused) if refused else observed
@@ -93,14 +93,6 @@ class Reconciler:
         for obj in ours:
             self._lay(key, obj)
         return replace(self.world.observe(*key) or observed, foreign=taken, refused_pods=refused)
-
-    async def _refused_pods(self, key: Key, jobs: tuple[tuple[str, str], ...]) -> dict[str, str]:
-        try:
-            return await self.cluster.refused_pods(key[0], jobs)
-        except ApiError as error:
-            # Without these words all else can still be judged.
-            logger.warning("%s", error)
-            return {}
 
     def _with_refusals(self, observed: Observed, plan: Plan, failures: Iterable[ApiError]) -> Plan:
         """What to say: judged again where the API server refused something that only a person can change."""
@@ -127,7 +119,7 @@ class Reconciler:
         raced = any(result is False for result in created)
         if not _errors(applied):
             shared = [self._lay_reply(key, self.cluster.adopt(key[0], adoption)) for adoption in plan.adopt]
-            shared += [self._lay_reply(key, self.cluster.leave(key[0], departure)) for departure in plan.leave]
+            shared += [self._leave(key, departure) for departure in plan.leave]
             later = await _all([*shared, *(self._delete(key, ref) for ref in plan.delete)])
             failures += _errors(later)
             failures += await self._holds(key, plan.release)
@@ -147,7 +139,12 @@ class Reconciler:
         return reply is not None
 
     async def _delete(self, key: Key, ref: Ref) -> bool:
-        reply = await self.cluster.delete(key[0], ref)
+        return self._lay_or_drop(key, ref, await self.cluster.delete(key[0], ref))
+
+    async def _leave(self, key: Key, departure: Departure) -> bool:
+        return self._lay_or_drop(key, departure, await self.cluster.leave(key[0], departure))
+
+    def _lay_or_drop(self, key: Key, ref: Ref | Departure, reply: Manifest | None) -> bool:
         if reply is not None:
             self._lay(key, reply)
         else:

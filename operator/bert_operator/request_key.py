@@ -29,7 +29,7 @@ def request_key(  # noqa: PLR0913 - each of them is part of the key
 
     Args:
         spec: its hardware, and its build resources and deadline: a build that failed for lack of them is asked again
-            when they change.
+            when they change. Where a Job queues decides nothing of what it makes.
         build: the recipe; its format is never `auto`.
         version: the source as the user wrote it; a branch is resolved by the Job, once.
         claim_uid: UID of the store's claim: the same wish on another claim is another build.
@@ -47,7 +47,7 @@ def request_key(  # noqa: PLR0913 - each of them is part of the key
         "source": _plain(version.source),
         "build": _plain(build),
         "hardware": _plain(spec.hardware),
-        "builds": _plain(spec.builds),
+        "builds": _plain(spec.builds.model_copy(update={"queue_name": None})),
     } | ({"engineImage": engine_image} if engine_image else {})
     return digest(wish)[:WISH_DIGITS] + digest(image)[:TOOLCHAIN_DIGITS]
 

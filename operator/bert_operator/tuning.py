@@ -112,7 +112,8 @@ def orphans(case: Case, tuned: Tuned) -> list[Ref | Departure]:
     """Profile Jobs that have done their duty: recorded, superseded, or no longer wanted."""
     recorded = {one["key"] for live in case.observed.artifacts for one in live["spec"].get("measurements") or ()}
     wanted = {tuned.facts.status.key} if tuned.facts else set()
-    return job_state.done_with(list(_jobs(case)), recorded=recorded, wanted=wanted, uid=case.identity.uid)
+    queue = case.spec.builds.queue_name
+    return job_state.done_with(list(_jobs(case)), recorded=recorded, wanted=wanted, queue=queue, uid=case.identity.uid)
 
 
 def _jobs(case: Case) -> Iterator[Manifest]:
@@ -252,7 +253,7 @@ def _watch(case: Case, target: Target, tuned: Tuned, live: Manifest) -> Tuned:
     held = job_state.held_up(live, case.observed.job_pods, case.observed.refused_pods)
     problem = _explained(case, held) if held else None
     facts = _with_job(tuned, live, problem=problem, queued=job_state.queued(live))
-    return replace(tuned, facts=facts, adopt=None if case.identity.owns(live) else live)
+    return replace(tuned, facts=facts, adopt=live if case.joins(live) else None)
 
 
 def _explained(case: Case, held: Problem) -> Problem:
@@ -305,7 +306,7 @@ def _measurement(case: Case, target: Target, report: ProfileReport, at: str) -> 
 def _after_failure(case: Case, target: Target, tuned: Tuned, live: Manifest, failed: Mapping[str, Any]) -> Tuned:
     """A failed Job stays as evidence; passing faults are tried again, ever more slowly, then not at all."""
     problem = job_state.failure(live, case.observed.job_pods, failed, _OUT_OF_TIME)
-    seconds = job_state.seconds_to_retry(live, failed, case.now) if problem.passing else None
+    seconds = job_state.seconds_to_retry(live, failed, problem, case.now)
     if seconds is None:
         told = f"{problem.message.rstrip('.')}; to measure again, delete the Job {live['metadata']['name']}"
         return replace(tuned, facts=_with_job(tuned, live, problem=replace(problem, message=told)))

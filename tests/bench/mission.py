@@ -1,6 +1,6 @@
 """`make bench-mission`: every sample, from `kubectl apply` to an answer equal to the source model's, on one cluster.
 
-One after the other, each deleted before the next: two cores hold no more. Prints progress and, last, one JSON line.
+One after the other, each deleted before the next: two cores hold no more. Prints progress; `stages` prints the figures.
 """
 
 import argparse
@@ -30,6 +30,7 @@ def main() -> int:
     """Run every sample; 0 if each one that this cluster can serve answered like its source model."""
     parser = argparse.ArgumentParser(prog="python -m bench.mission", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--figures", type=Path, required=True, help="file that takes the figures, as JSON")
     parser.add_argument("samples", nargs="*", type=Path, default=sorted(SAMPLES.glob("*.yaml")))
     chosen = parser.parse_args()
     place = provider.choose(os.environ)
@@ -42,7 +43,7 @@ def main() -> int:
         for file in chosen.samples:
             figures[file.stem] = _run(kube, images, file)
             print(f"  {file.stem}: {figures[file.stem]}", flush=True)
-    print(json.dumps(figures))
+    chosen.figures.write_text(json.dumps(figures), encoding="utf-8")
     return 0 if all(told["answers_match"] is not False for told in figures.values()) else 1
 
 

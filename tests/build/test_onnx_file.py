@@ -76,6 +76,20 @@ def test_weights_leave_the_inputs_and_are_turned_beforehand(tmp_path: Path) -> N
     assert np.allclose(y, x @ values["w.t"].T + values["b"], atol=1e-5)
 
 
+def test_a_matrix_that_layers_share_is_turned_once() -> None:
+    model = exported()
+    helper = onnx.helper
+    model.graph.node.extend(
+        [
+            helper.make_node("Transpose", ["w.t"], ["again"], perm=[1, 0]),
+            helper.make_node("MatMul", ["x", "again"], ["v"]),
+        ]
+    )
+    known = {name: onnx_file.Weight(name, (500, 3), lambda: None) for name in ("w.t", "b", "unused")}
+    assert [(weight.name, weight.shape) for weight in onnx_file.take_out(model, known, ["x"])][:1] == [("w", (3, 500))]
+    assert [list(node.input) for node in model.graph.node] == [["x", "w"], ["xw", "b"], ["x", "w"]]
+
+
 def test_a_matrix_that_is_also_used_as_it_is_stays_as_it_is() -> None:
     model = exported()
     model.graph.node.append(onnx.helper.make_node("ReduceMean", ["w.t"], ["mean"]))

@@ -5,13 +5,19 @@ The service is `tests/s3server`; its program is mounted at /s3 (`python3 -m supp
 
 import base64
 import hashlib
+import socket
+import socketserver
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("botocore")
+
+from botocore import exceptions
 
 from bert_build import download, fetch, files, formats, s3
 from bert_build.failures import BuildError
@@ -228,6 +234,52 @@ def test_lack_of_space_is_noticed_before_the_download(
     assert (error.reason, error.code) == ("ScratchFull", ExitCode.NO_SPACE)
     assert not (tmp_path / "work" / "source" / MODEL).exists()
     assert list((tmp_path / "store").iterdir()) == []
+
+
+@contextmanager
+def without_a_handshake() -> Iterator[str]:
+    """A TLS port that closes every connection, as a proxy does that is being restarted."""
+
+    class Closing(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Closing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"https://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+def test_a_broken_handshake_passes_and_blames_no_certificate(tmp_path: Path) -> None:
+    with without_a_handshake() as url:
+        error = refused(tmp_path, wish(url, "s3://models/a"))
+    assert (error.reason, error.code) == ("SourceUnreachable", ExitCode.PASSING)
+    assert "EOF" in error.message
+    assert "certificate" not in error.message
+
+
+def test_a_certificate_that_isnt_trusted_stays_so(tmp_path: Path) -> None:
+    said = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1016)"
+    shelf = s3.S3Shelf(building.job(tmp_path, wish("https://127.0.0.1:9", "s3://models/a")))
+    error = shelf.named(exceptions.SSLError(endpoint_url="https://127.0.0.1:9", error=said))
+    assert (error.reason, error.code) == ("SourceUnreachable", ExitCode.USER_ERROR)
+    assert "ca.crt" in error.next_step
+
+
+def test_a_name_that_leads_to_a_metadata_service_is_asked_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(_socket: socket.socket, address: tuple[str, int]) -> None:
+        raise AssertionError(f"a connection to {address}")
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    error = refused(tmp_path, wish("http://minio.example", "s3://models/a"))
+    assert (error.reason, error.code) == ("SourceUnsafe", ExitCode.USER_ERROR)
+    assert "minio.example leads to 169.254.169.254" in error.message
 
 
 def test_a_service_that_cannot_be_reached_passes_and_is_named(tmp_path: Path) -> None:

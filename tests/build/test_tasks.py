@@ -2,6 +2,7 @@
 measures all of them."""
 
 import importlib.util
+import logging
 import sys
 import zipfile
 from pathlib import Path
@@ -16,8 +17,9 @@ pytest.importorskip("transformers")
 
 import tokenizers  # noqa: E402
 import yaml  # noqa: E402
+from transformers.utils import logging as theirs  # noqa: E402
 
-from bert_build import fidelity, onnx_session, recorded, to_mar  # noqa: E402
+from bert_build import fidelity, onnx_session, recorded, source_model, to_mar  # noqa: E402
 from bert_build.handlers import torchserve as handler  # noqa: E402
 from bert_build.judge import TooFarError  # noqa: E402
 from bert_operator.api.spec import Task  # noqa: E402
@@ -68,6 +70,20 @@ def test_a_sentence_becomes_the_vector_that_its_files_say(bench: Bench) -> None:
         assert np.abs(answer["sentence_embedding"][row] - wanted / np.linalg.norm(wanted)).max() < 1e-5
 
 
+def test_what_a_task_leaves_aside_is_no_report_in_the_log(bench: Bench) -> None:
+    tiny_models.save(bench.source, "bert", Task.FILL_MASK)
+    said: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    theirs.set_verbosity_warning()
+    theirs.add_handler(listener)
+    try:
+        source_model.load(bench.source, Task.FEATURE_EXTRACTION)
+    finally:
+        theirs.remove_handler(listener)
+    assert said == []
+
+
 def test_the_comparison_refuses_what_is_spoilt(bench: Bench) -> None:
     tiny_models.save(bench.source, "albert", Task.QUESTION_ANSWERING)
     wish = {"task": "question-answering", "format": "onnx"}
@@ -80,6 +96,18 @@ def test_the_comparison_refuses_what_is_spoilt(bench: Bench) -> None:
             fidelity.compare(
                 told.request.build, recorded.load(told.work / recorded.FILE), Spoilt(session, tensor, value)
             )
+
+
+def test_int8_reaches_the_layer_that_albert_repeats(bench: Bench) -> None:
+    tiny_models.save(bench.source, "albert", Task.FEATURE_EXTRACTION, hidden_size=64, intermediate_size=256)
+    # How near a random model gets is not what is asked here.
+    wide = {"minCosine": "0", "maxAbsDifference": "1000"}
+    lowering = bench.run(
+        until="compare", task="feature-extraction", format="onnx", precision="int8", fidelity=wide
+    ).lowering
+    assert lowering is not None
+    assert (lowering.achieved, lowering.method) == ("int8", "static")
+    assert lowering.size_ratio < 0.7
 
 
 def test_a_question_is_answered_in_words_of_its_context(bench: Bench, tmp_path: Path) -> None:

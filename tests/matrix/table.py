@@ -61,8 +61,9 @@ Written by `make support-matrix`; don't edit. The same for programs: [support-ma
 Each cell was built and judged in the build images, from a tiny random checkpoint of that family (weights drawn wide, so
 that faults show) with the steps of a build Job. It **works** if the artifact answered like its source model (alone,
 padded and in mixed batches), and if the same comparison refused it each time it was spoilt on purpose: attending to its
-padding, given no token types (where the family has them), and with the weights of two layers swapped. Real checkpoints
-are judged in the same way at each build. A refused build ends in its step `inspect` with the message below its table.
+padding, given no token types (where the family has them), and with the weights of two layers swapped (not ALBERT:
+its layers are one). Real checkpoints are judged in the same way at each build. A refused build ends in its step
+`inspect` with the message below its table.
 
 TensorRT engines (`format: tensorrt`) are compiled on a GPU from the ONNX artifact and judged there; they are no part of
 this table.

@@ -99,17 +99,21 @@ def _demo(server: str, *, tune: bool) -> int:
 
 def _mission() -> int:
     """Every sample, end to end, on one cluster of its own."""
+    figures = cache() / "mission-figures.json"
+    figures.unlink(missing_ok=True)
     steps = [
         *_ground(),
         Step(
             name="mission",
-            command=[str(venv_python()), "-m", "bench.mission", "--model", str(_model())],
+            command=[str(venv_python()), "-m", "bench.mission", "--model", str(_model()), "--figures", str(figures)],
             after=("binaries", "venv", "images", "model"),
             live=True,
             env=_paths(),
         ),
     ]
-    return _code(_run(steps, "mission")[0])
+    results, _ = _run(steps, "mission")
+    print(figures.read_text(encoding="utf-8") if figures.exists() else "{}")
+    return _code(results)
 
 
 def _paths() -> dict[str, str]:

@@ -216,8 +216,37 @@ SOURCES = [
         )
     ],
     *[
-        _bad(f"link-local-{number}", put(SOURCE, {"s3": {**_bucket, "endpoint": text}}), says="is a link-local address")
-        for number, text in enumerate(["http://169.254.169.254", "https://169.254.170.2:80/", "http://[fe80::1]:80"])
+        _bad(
+            f"link-local-{number}",
+            put(SOURCE, {"s3": {**_bucket, "endpoint": text}}),
+            says="is a link-local or metadata",
+        )
+        for number, text in enumerate(
+            [
+                "http://169.254.169.254",
+                "https://169.254.170.2:80/",
+                "http://[fe80::1]:80",
+                "http://[FEB0::1]",
+                "http://[fd00:ec2::254]",
+                "http://[fd20:ce::254]:80",
+                "http://[fd00:c1::a9fe:a9fe]",
+                "http://168.63.129.16",
+                "http://100.100.100.200/",
+            ]
+        )
+    ],
+    *[
+        _bad(f"hidden-{number}", put(SOURCE, {"s3": {**_bucket, "endpoint": text}}), says="endpoint hides an IPv4")
+        for number, text in enumerate(
+            [
+                "http://2852039166",
+                "http://0xA9FEA9FE:80/",
+                "http://169.16689662",
+                "http://0251.0376.0251.0376",
+                "http://[::ffff:a9fe:a9fe]:80",
+                "http://[0:0:0:0:0:FFFF:a9fe:a9fe]",
+            ]
+        )
     ],
     *[
         _bad(f"region-{number}", put(SOURCE, {"s3": {**_bucket, "region": text}}), says="s3.region: ")
@@ -593,6 +622,8 @@ GOOD: dict[str, tuple[Mutation, ...]] = {
     ),
     "whole-bucket-of-amazon": (put(SOURCE, {"s3": {"uri": "s3://models"}}),),
     "bucket-by-ipv6": (put(SOURCE, {"s3": {**_bucket, "endpoint": "http://[2001:db8::1]:9000"}}),),
+    "bucket-by-ipv4": (put(SOURCE, {"s3": {**_bucket, "endpoint": "http://10.0.0.5:9000/"}}),),
+    "bucket-by-a-name-of-digits": (put(SOURCE, {"s3": {**_bucket, "endpoint": "http://4.minio.168.x1:9000"}}),),
     "published-artifact": (put(SOURCE, {"artifact": {"name": "onnx-5555-abcdef"}}),),
     "root-of-a-claim": (put(SOURCE, {"pvc": {"claimName": "models"}}),),
     "two-versions": (put("spec.models", [model("bert", 1, 2, defaultVersion=2)]),),

@@ -32,8 +32,8 @@ _SIZES: Final[dict[str, Any]] = {
 _OWN: Final[dict[str, dict[str, Any]]] = {
     "roberta": {"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
     "distilbert": {"activation": "gelu"},
-    # Two groups of layers, or there would be nothing to swap.
-    "albert": {"embedding_size": 16, "num_hidden_groups": 2},
+    # Its layers are one, as in every published ALBERT.
+    "albert": {"embedding_size": 16, "num_hidden_groups": 1},
     "electra": {"embedding_size": 16},
     "mpnet": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
     "deberta-v2": {

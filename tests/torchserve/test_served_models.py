@@ -129,6 +129,7 @@ def test_a_wrong_request_is_told_what_to_write(scene: Scene, body: Any, said: st
     ("body", "kind", "said"),
     [
         (b'{"text": ', "application/json", "the body is no JSON"),
+        (b'{"input_ids": [[[1]]]}', "application/json", "input_ids holds a list"),
         (b"\xff\xfe", "text/plain", "no UTF-8"),
         (b'{"text": "x"}', "application/x-www-form-urlencoded", "Content-Type: application/json"),
     ],

@@ -29,6 +29,8 @@ CLAIM_LABEL_PREFIX: Final = f"claim.{GROUP}/"
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 """On Jobs: the LocalQueue of Kueue that lets them start."""
+QUEUE_ANNOTATION: Final = f"{GROUP}/queue-name"
+"""On Jobs: the queue that was asked for; Kueue or a policy may label a Job that names none."""
 
 REFRESH_ANNOTATION: Final = f"{GROUP}/refresh"
 """On a BertDeployment: any new value resolves and builds every source again."""

@@ -413,7 +413,21 @@ class PvcSource(Model):
     path: RelativePath | None = Field(None, description="Folder inside the claim; unset is its root. No `..`.")
 
 
-_LINK_LOCAL: Final = r"^https?://(169[.]254[.]|\[[fF][eE]80:).*"
+_METADATA: Final = (
+    r"^https?://(169[.]254[.]|168[.]63[.]129[.]16(:|/|$)|100[.]100[.]100[.]200(:|/|$)"
+    r"|\[[fF][eE][89abAB][0-9a-fA-F]:|\[[fF][dD]00:0?[eE][cC]2:|\[[fF][dD]20:0?0?[cC][eE]:"
+    r"|\[[fF][dD]00:0?0?[cC]1:)"
+)
+"""Link-local addresses, and those at which AWS, Azure, Alibaba, Google and Oracle Cloud answer their nodes."""
+_NUMBER: Final = r"^https?://([A-Za-z0-9.-]*[.])?(0[xX][0-9a-fA-F]*|[0-9]+)(:[0-9]+)?/?$"
+"""A host that everybody's resolver takes for an IPv4 address: `2852039166`, `0xa9fea9fe`, `169.16689662`."""
+_QUAD: Final = r"^https?://(0|[1-9][0-9]{0,2})([.](0|[1-9][0-9]{0,2})){3}(:|/|$)"
+_MAPPED: Final = r"^https?://\[[0:]*:[fF]{4}:"
+
+
+def _hides_ipv4(endpoint: str) -> bool:
+    odd = bool(re.match(_NUMBER, endpoint)) and not re.match(_QUAD, endpoint)
+    return odd or bool(re.match(_MAPPED, endpoint))
 
 
 class S3Source(Model):
@@ -421,11 +435,19 @@ class S3Source(Model):
 
     cel: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            rule=f"!has(self.endpoint) || !self.endpoint.matches(r'{_LINK_LOCAL}')",
-            message="endpoint is a link-local address, where clouds hand out their nodes' credentials: write the "
-            "address of an S3 service",
+            rule=f"!has(self.endpoint) || !self.endpoint.matches(r'{_METADATA}')",
+            message="endpoint is a link-local or metadata address, where clouds hand out their nodes' credentials: "
+            "write the address of an S3 service",
             field_path=".endpoint",
-            holds=lambda self: self.endpoint is None or not re.match(_LINK_LOCAL, self.endpoint),
+            holds=lambda self: self.endpoint is None or not re.match(_METADATA, self.endpoint),
+        ),
+        Rule(
+            rule="!has(self.endpoint) || ("
+            f"(!self.endpoint.matches(r'{_NUMBER}') || self.endpoint.matches(r'{_QUAD}')) && "
+            f"!self.endpoint.matches(r'{_MAPPED}'))",
+            message="endpoint hides an IPv4 address: write it as four decimal numbers, e.g. `http://10.0.0.5:9000`",
+            field_path=".endpoint",
+            holds=lambda self: self.endpoint is None or not _hides_ipv4(self.endpoint),
         ),
     )
 

@@ -24,6 +24,9 @@ _HEAD: Final = ("NAME", "FORMAT", "MODEL", "SOURCE", "SIZE", "AGE", "USED BY")
 _UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
 _BYTES: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 _DIGEST: Final = 12
+_GONE: Final = ("removed", "was gone already")
+_REFUSED: Final = "ListTooOld: "
+"""How a Job's log begins to say that it has not touched anything."""
 
 Record = Mapping[str, Any]
 
@@ -184,16 +187,14 @@ def _removed_from(
     try:
         if there and not _wanted_meanwhile(editor, claim, there):
             task = StoreTask(action="rm", claim=claim, artifacts=[_stored(each) for each in there], listed_at=listed_at)
-            store_jobs.run(editor, task, where, said)
-            back = _kept(there, said)
+            done = store_jobs.run(editor, task, where, said)
+            back = [] if done else _kept(there, said)
         elif not there:
             back = []
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, store_jobs.UnknownEndError):
         # How far the Job came isn't known: an artifact without a record does no harm, a record without one does.
         back = []
-        raise
-    except FailureError:
-        back = _kept(there, said)
+        note("it isn't known what was removed: what was not has no BertArtifact now, and a build would find it again")
         raise
     finally:
         for record in back:
@@ -202,10 +203,16 @@ def _removed_from(
 
 
 def _kept(records: Sequence[Record], said: Sequence[str]) -> list[Record]:
-    """Those of which a Job's log doesn't say that they are gone."""
-    words = (line.removeprefix("[rm] ").partition(": ") for line in said)
-    gone = {folder for folder, _, end in words if end in ("removed", "was gone already")}
-    return [record for record in records if _stored(record).folder not in gone]
+    """Those that a Job has left where they were, by its whole log. It takes one after the other.
+
+    The first that it says nothing of may have been moved away when the Job was killed, unless it began with none.
+    """
+    words = (line.removeprefix("[rm] ").partition(": ") for line in said if line.startswith("[rm] "))
+    told = {folder: end for folder, _, end in words}
+    silent = [record for record in records if _stored(record).folder not in told]
+    doubtful = silent[: 0 if any(line.startswith(_REFUSED) for line in said) else 1]
+    gone = {folder for folder, end in told.items() if end in _GONE}
+    return [record for record in records if record not in doubtful and _stored(record).folder not in gone]
 
 
 def _wanted_meanwhile(editor: Editor, claim: str, going: Sequence[Record]) -> bool:

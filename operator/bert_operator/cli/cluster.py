@@ -188,6 +188,11 @@ class Editor(Reader):
             # What counts is how the container ended, which the pod tells.
             return
 
+    def whole_log(self, pod: str, container: str) -> list[str] | None:
+        """The whole log of a container, by lines; None if it can't be had."""
+        status, body = self._ask(f"{path('Pod', self.namespace, pod, 'log')}?{urlencode({'container': container})}")
+        return body.splitlines() if status == _OK else None
+
 
 def _in_cluster(kubeconfig: str | None, context: str | None) -> bool:
     if kubeconfig or context or os.environ.get("KUBECONFIG") or not os.environ.get("KUBERNETES_SERVICE_HOST"):

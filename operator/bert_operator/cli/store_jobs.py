@@ -18,6 +18,14 @@ _START_SECONDS: Final = 300.0
 """For its image to be pulled and its claim to be mounted."""
 
 
+class UnknownEndError(FailureError):
+    """A Job began, and how far it came isn't known."""
+
+
+class _NeverBeganError(FailureError):
+    """A Job was made, and its container never ran."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ground:
     """What the pods of a namespace run on, taken from one that serves."""
@@ -60,10 +68,11 @@ def run(editor: Editor, task: StoreTask, where: Ground, said: list[str]) -> bool
         editor: of the namespace.
         task: what to do.
         where: what to run it in.
-        said: gets the lines of the log as they come.
+        said: gets the lines of the log as they come; when this returns, all of a Job that failed.
 
     Raises:
-        FailureError: it may not be made, or its pod can't start.
+        UnknownEndError: it began, and its end or its log can't be read.
+        FailureError: it may not be made, or its pod can't start. Nothing was done.
     """
     claim = editor.get("PersistentVolumeClaim", task.claim)
     if claim is None:
@@ -82,9 +91,10 @@ def run(editor: Editor, task: StoreTask, where: Ground, said: list[str]) -> bool
     made = editor.create(store_job.manifest(wish))
     try:
         return _watched(editor, made, said)
-    finally:
-        # Also after Ctrl-C: its container is told to stop.
-        editor.delete(made, "Job")
+    except _NeverBeganError:
+        raise
+    except FailureError as error:
+        raise UnknownEndError(str(error)) from error
 
 
 def _refuse_read_only(claim: Mapping[str, Any], task: StoreTask) -> None:
@@ -96,23 +106,63 @@ def _refuse_read_only(claim: Mapping[str, Any], task: StoreTask) -> None:
 
 
 def _watched(editor: Editor, job: Mapping[str, Any], said: list[str]) -> bool:
-    live = _started(editor, job)
-    name = str(live["metadata"]["name"])
+    try:
+        return _followed(editor, str(_started(editor, job)["metadata"]["name"]), said)
+    finally:
+        # Also after Ctrl-C: its container is told to stop.
+        editor.delete(job, "Job")
+
+
+def _followed(editor: Editor, name: str, said: list[str]) -> bool:
+    """Show a pod's log until it ends; whether it did everything.
+
+    Raises:
+        FailureError: its end can't be seen, or the log of one that failed can't be read whole.
+    """
     for line in editor.follow(name, store_job.CONTAINER):
         out(line)
         said.append(line)
+    found = _ended(editor, name)
+    done = bool(found["status"]["phase"] == "Succeeded")
+    read = _read_again(editor, name, said)
+    problem = pod_state.problem(found)
+    # What our own container has to say is in its log already.
+    if problem and not any(line.startswith(problem.reason) for line in said):
+        note(f"{problem.reason}: {problem.message}")
+    if not (done or read):
+        raise FailureError(f"pod {name} failed, and its log can't be read")
+    return done
+
+
+def _read_again(editor: Editor, name: str, said: list[str]) -> bool:
+    """Complete what was followed, whose connection may have broken long before the pod ended; False if it can't."""
+    try:
+        whole = editor.whole_log(name, store_job.CONTAINER)
+    except FailureError:
+        whole = None
+    if whole is None:
+        return False
+    # The last line that was followed may be half a one.
+    shown = len(said) if said == whole[: len(said)] else max(0, len(said) - 1)
+    for line in whole[shown:]:
+        out(line)
+    said[:] = whole
+    return True
+
+
+def _ended(editor: Editor, name: str) -> dict[str, Any]:
+    """The pod, once it has ended.
+
+    Raises:
+        FailureError: it is gone, or takes too long.
+    """
     deadline = time.monotonic() + store_job.DEADLINE_SECONDS
     while time.monotonic() < deadline:
         found = editor.get("Pod", name)
         if found is None:
             raise FailureError(f"pod {name} was deleted before it had ended: try again")
-        phase = (found.get("status") or {}).get("phase")
-        if phase in ("Succeeded", "Failed"):
-            problem = pod_state.problem(found)
-            # What our own container has to say is in its log already.
-            if problem and not any(line.startswith(problem.reason) for line in said):
-                note(f"{problem.reason}: {problem.message}")
-            return bool(phase == "Succeeded")
+        if (found.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            return found
         time.sleep(_POLL_SECONDS)
     raise FailureError(f"pod {name} has not ended after {store_job.DEADLINE_SECONDS} s")
 
@@ -121,7 +171,7 @@ def _started(editor: Editor, job: Mapping[str, Any]) -> dict[str, Any]:
     """The Job's pod, once its container has begun.
 
     Raises:
-        FailureError: it can't, or takes too long; the text says what holds it up.
+        _NeverBeganError: it can't, or takes too long; the text says what holds it up.
     """
     name, deadline, said = job["metadata"]["name"], time.monotonic() + _START_SECONDS, ""
     while True:
@@ -135,9 +185,9 @@ def _started(editor: Editor, job: Mapping[str, Any]) -> dict[str, Any]:
             said = problem.message
         if time.monotonic() > deadline:
             why = said or _refusal(editor, name) or "nobody says why"
-            raise FailureError(f"Job {name} has no running pod after {_START_SECONDS:.0f} s: {why}")
+            raise _NeverBeganError(f"Job {name} has no running pod after {_START_SECONDS:.0f} s: {why}")
         if not pods and (why := _refusal(editor, name)):
-            raise FailureError(f"Job {name} gets no pod: {why}")
+            raise _NeverBeganError(f"Job {name} gets no pod: {why}")
         time.sleep(_POLL_SECONDS)
 
 

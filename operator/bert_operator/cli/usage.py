@@ -65,13 +65,23 @@ def _seen(bert: Live) -> bool:
 
 
 def _named_by_bert(record: Live, bert: Live) -> bool:
-    """By its status, or by the request that its status says it made."""
+    """By its spec, by its status, or by the request that its status says it made.
+
+    The status doesn't name what an engine is compiled from, nor what a version that isn't served yet asks for.
+    """
     status = bert.get("status") or {}
     name, keys = record["metadata"]["name"], set(record["spec"].get("requestKeys") or ())
-    if (status.get("tuning") or {}).get("artifact") == name:
+    if (status.get("tuning") or {}).get("artifact") == name or name in _sources(bert):
         return True
     versions = (version for model in status.get("models") or () for version in model.get("versions") or ())
     return any(version.get("artifact") == name or version.get("requestKey") in keys for version in versions)
+
+
+def _sources(bert: Live) -> set[str]:
+    """The artifacts that the spec names in `source.artifact`."""
+    models = (bert.get("spec") or {}).get("models") or ()
+    sources = (version.get("source") or {} for model in models for version in model.get("versions") or ())
+    return {str((source.get("artifact") or {}).get("name") or "") for source in sources}
 
 
 def _told(record: Live, deployment: Live) -> bool:

@@ -5,9 +5,11 @@ UID, a new object is applied only under a name that was found free.
 """
 
 import hashlib
+import logging
 import os
 import socket
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -18,6 +20,8 @@ from bert_operator.api.observed import Manifest
 from bert_operator.cluster.connection import Connection
 from bert_operator.cluster.errors import ApiError
 from bert_operator.cluster.resources import RESOURCES, path
+
+logger = logging.getLogger(__name__)
 
 MANAGER: Final = names.MANAGER
 STATUS_MANAGER: Final = f"{names.MANAGER}-status"
@@ -32,14 +36,21 @@ TOLD: Final = 1000
 """How many Events are remembered as told."""
 NOTE_SECONDS: Final = 600
 """The same Event is not repeated within this time, restarts included."""
+REFUSED_JOBS: Final = 10_000
+"""Of how many Jobs it is remembered why they get no pod."""
+REFUSED_SECONDS: Final = 50.0
+"""How long it is remembered why a Job gets no pod, or that nothing is said: less than between two looks of `plan`."""
 
 
 class Cluster:
-    """Writes to one cluster, and the one read that writing safely needs."""
+    """Writes to one cluster, and the few reads that no watch answers."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, clock: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection
+        self._clock = clock
         self._told: dict[str, None] = {}
+        self._refused: dict[str, tuple[float, str]] = {}
+        """UID of a Job -> when Events were asked, and why it gets no pod."""
 
     async def apply(self, manifest: Manifest) -> dict[str, Any]:
         """Server-side apply one child.
@@ -113,8 +124,11 @@ class Cluster:
             content_type=STRATEGIC_MERGE,
         )
 
-    async def leave(self, namespace: str, departure: Departure) -> dict[str, Any]:
+    async def leave(self, namespace: str, departure: Departure) -> dict[str, Any] | None:
         """Take one owner reference away.
+
+        Returns:
+            The object as it is now, None if it is gone.
 
         Raises:
             ApiError: a conflict says that the object has changed since it was judged; judge again.
@@ -122,13 +136,18 @@ class Cluster:
         query = urlencode({"fieldManager": MANAGER})
         gone = {"$patch": "delete", "uid": departure.owner_uid}
         metadata = {"uid": departure.uid, "resourceVersion": departure.resource_version, "ownerReferences": [gone]}
-        return await self._connection.request(
-            "PATCH",
-            f"{path(departure.kind, namespace, departure.name)}?{query}",
-            what=f"leave {departure.kind} {departure.name}",
-            body={"metadata": metadata},
-            content_type=STRATEGIC_MERGE,
-        )
+        try:
+            return await self._connection.request(
+                "PATCH",
+                f"{path(departure.kind, namespace, departure.name)}?{query}",
+                what=f"leave {departure.kind} {departure.name}",
+                body={"metadata": metadata},
+                content_type=STRATEGIC_MERGE,
+            )
+        except ApiError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
 
     async def delete(self, namespace: str, ref: Ref) -> dict[str, Any] | None:
         """Delete exactly this object and, in the background, what it owns.
@@ -205,27 +224,38 @@ class Cluster:
     async def refused_pods(self, namespace: str, jobs: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Why Jobs get no pod, as the Job controller says it in Events.
 
+        One list answers for all of them, and each answer is kept for a while. If Events can't be read, what was known
+        stays: nothing else depends on it.
+
         Args:
             namespace: where.
             jobs: (name, UID) of each.
 
         Returns:
             UID -> the newest reason; nothing of a Job that nothing is said about.
-
-        Raises:
-            ApiError: Events can't be read.
         """
-        found = {}
-        for name, uid in jobs:
-            fields = f"reason=FailedCreate,regarding.uid={uid}"
-            listed = await self._connection.request(
-                "GET",
-                f"{path('Event', namespace)}?{urlencode({'fieldSelector': fields})}",
-                what=f"read the events of Job {name}",
-            )
-            if listed["items"]:
-                found[uid] = str(max(listed["items"], key=_told_at).get("note") or "")
-        return found
+        uids, now = [uid for _, uid in jobs], self._clock()
+        asked = (self._refused[uid][0] if uid in self._refused else float("-inf") for uid in uids)
+        if now - min(asked, default=now) >= REFUSED_SECONDS:
+            told = await self._failed_creates(namespace)
+            for uid in uids:
+                known = self._refused.pop(uid, (now, ""))[1]
+                self._refused[uid] = (now, known if told is None else told.get(uid, ""))
+            for uid in list(self._refused)[:-REFUSED_JOBS]:
+                del self._refused[uid]
+        return {uid: why for uid in uids if (why := self._refused.get(uid, (now, ""))[1])}
+
+    async def _failed_creates(self, namespace: str) -> dict[str, str] | None:
+        """UID of a Job -> why its pod can't be made; None if Events can't be read."""
+        query = urlencode({"fieldSelector": "reason=FailedCreate,regarding.kind=Job"})
+        what = f"read why Jobs in {namespace} get no pod"
+        try:
+            listed = await self._connection.request("GET", f"{path('Event', namespace)}?{query}", what=what)
+        except ApiError as error:
+            logger.warning("%s", error)
+            return None
+        events = sorted(listed["items"], key=_told_at)
+        return {str(event["regarding"].get("uid")): str(event.get("note") or "") for event in events}
 
     async def foreign(
         self, namespace: str, owner_uid: str, wanted: Iterable[tuple[str, str]]

@@ -44,6 +44,8 @@ class ProfileJob:
     artifact_path: str
     """Folder of the artifact inside the claim."""
     claim_name: str
+    store_read_only: bool
+    """Nothing can be written through the claim: what the analyzer wrote is not kept."""
     one_node_claims: tuple[str, ...]
     settings: Settings
 
@@ -101,7 +103,7 @@ def _analyzer(job: ProfileJob) -> dict[str, Any]:
     mounts = [
         _artifact_mount(job),
         {"name": "profile", "mountPath": names.PROFILE_MOUNT, "readOnly": True},
-        {"name": "store", "mountPath": names.STORE_MOUNT},
+        {"name": "store", "mountPath": names.STORE_MOUNT, **_writable(job)},
         {"name": "work", "mountPath": names.WORK_MOUNT},
         {"name": "client-tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
     ]
@@ -154,9 +156,13 @@ def _artifact_mount(job: ProfileJob) -> dict[str, Any]:
     return {"name": "store", "mountPath": names.ARTIFACT_MOUNT, "subPath": job.artifact_path, "readOnly": True}
 
 
+def _writable(job: ProfileJob) -> dict[str, bool]:
+    return {"readOnly": True} if job.store_read_only else {}
+
+
 def _volumes(job: ProfileJob) -> list[dict[str, Any]]:
     return [
-        {"name": "store", "persistentVolumeClaim": {"claimName": job.claim_name}},
+        {"name": "store", "persistentVolumeClaim": {"claimName": job.claim_name, **_writable(job)}},
         {"name": "profile", "emptyDir": {"sizeLimit": "16Mi"}},
         {"name": "work", "emptyDir": {}},
         {"name": "client-tmp", "emptyDir": {}},

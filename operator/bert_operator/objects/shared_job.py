@@ -28,11 +28,12 @@ def metadata(
         model: the model's name, for people.
         queue: Kueue's LocalQueue. Kueue suspends what names one; without Kueue nothing would wake what we suspend.
     """
+    told = {f"{names.GROUP}/requested-by": who.name, f"{names.GROUP}/model": model}
     return {
         "name": name,
         "namespace": who.namespace,
         "labels": dict(made) | ({names.QUEUE_LABEL: queue} if queue else {}),
-        "annotations": {f"{names.GROUP}/requested-by": who.name, f"{names.GROUP}/model": model},
+        "annotations": told | ({names.QUEUE_ANNOTATION: queue} if queue else {}),
         "ownerReferences": [who.owner_reference(controller=False)],
     }
 

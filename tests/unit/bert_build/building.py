@@ -22,6 +22,8 @@ CONFIG: dict[str, Any] = {
     "type_vocab_size": 2,
 }
 CONFIG_TEXT = json.dumps(CONFIG).encode()
+NESTED = b"[" * 20_000
+"""JSON of somebody who wants to bring a parser down."""
 
 
 def request(

@@ -55,7 +55,7 @@ def test_configuration_that_cannot_be_built_is_refused(
     assert caught.value.next_step
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff"])
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", building.NESTED])
 def test_configuration_that_is_no_json_object_is_refused(text: bytes) -> None:
     with pytest.raises(BuildError, match=r"config\.json is no JSON"):
         config_checks.check(text, building.build())

@@ -51,14 +51,14 @@ class CompileJob:
     def tensorrt(self, module: Any) -> None:
         self.patch.setitem(sys.modules, "tensorrt", module)
 
-    def ask(self, **wish: Any) -> None:
+    def ask(self, *, read_only: bool = False, **wish: Any) -> None:
         """A new Job with a work folder of its own."""
         self.jobs += 1
         self.work = self.folder / f"work{self.jobs}"
         self.work.mkdir()
         (self.folder / "sealed").mkdir(exist_ok=True)
         build = {"task": "sequence-classification", "format": "tensorrt", "maxSequenceLength": 24, **wish}
-        asked = {"requestKey": "k1", "model": "m", "version": 1, "build": build}
+        asked = {"requestKey": "k1", "model": "m", "version": 1, "build": build, "storeReadOnly": read_only}
         request = BuildRequest.model_validate(asked | {"onnx": self.source.model_dump(by_alias=True)})
         self.patch.setenv(names.BUILD_REQUEST_ENV, request.model_dump_json(by_alias=True))
 
@@ -123,6 +123,16 @@ class TestTheWholeJob:
         compiling.through(*STEPS)
         assert compiling.report().reused
         assert compiling.report().artifact_key == first.artifact_key
+
+    def test_on_a_read_only_claim_no_gpu_is_asked_for_what_cant_be_kept(self, compiling: CompileJob) -> None:
+        compiling.ask(read_only=True)
+        assert compiling.step("stage") == 73
+        assert compiling.failure().reason == "StoreReadOnly"
+        compiling.ask()
+        compiling.through(*STEPS)
+        compiling.ask(read_only=True)
+        compiling.through(*STEPS)
+        assert compiling.report().reused
 
     def test_another_tensorrt_makes_another_engine(self, compiling: CompileJob) -> None:
         compiling.ask()

@@ -78,6 +78,16 @@ def test_published_artifact_is_found_before_weights_are_downloaded(server: hub_s
     assert server.downloads("model.safetensors") == []
 
 
+def test_for_a_read_only_store_no_weights_are_downloaded(server: hub_server.Hub, tmp_path: Path) -> None:
+    read_only = wish().model_copy(update={"store_read_only": True})
+    error = refused(tmp_path, read_only)
+    assert (error.reason, error.code) == ("StoreReadOnly", ExitCode.NO_SPACE)
+    assert server.downloads("model.safetensors") == []
+    key = run(tmp_path).artifact_key
+    Store(tmp_path / "store").publish(tmp_path / "s", building.staged(tmp_path / "s", key=key), "me")
+    assert run(tmp_path, read_only).reused
+
+
 def test_mirror_without_published_digests_works_too(server: hub_server.Hub, tmp_path: Path) -> None:
     with_digests = run(tmp_path).artifact_key
     server.large = set()
@@ -197,6 +207,7 @@ def test_a_missing_secret_is_named_with_the_command_that_makes_it(server: hub_se
     assert (error.reason, error.code) == ("SecretNotFound", ExitCode.PASSING)
     assert "Secret 'hub' of source.huggingFace.tokenSecretRef doesn't exist in namespace team" in error.message
     assert "kubectl create secret generic hub -n team --from-literal=hf=…" in error.next_step
+    assert "again" not in error.next_step, "only the operator knows whether it is tried again"
     assert not server.requests
 
 

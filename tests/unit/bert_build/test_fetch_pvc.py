@@ -141,6 +141,14 @@ def test_index_may_only_name_files_beside_itself(tmp_path: Path, shard: object) 
     assert refused(tmp_path, building.request()).reason == "SourceUnsafe"
 
 
+def test_a_damaged_index_is_named(tmp_path: Path) -> None:
+    folder = building.model_folder(tmp_path / "source")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_bytes(building.NESTED)
+    error = refused(tmp_path, building.request())
+    assert (error.reason, error.code) == ("SourceCorrupt", ExitCode.USER_ERROR)
+
+
 def test_pickle_needs_a_word_from_the_user(tmp_path: Path) -> None:
     folder = building.model_folder(tmp_path / "source")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

@@ -1,13 +1,28 @@
 """The INT8 ladder on a small real graph: what is tried, what is taken, what is said about it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from onnx import numpy_helper
 
-from bert_build import config_checks, fidelity, formats, int8, job, onnx_session, probes, publish, recorded, samples
+from bert_build import (
+    config_checks,
+    fidelity,
+    formats,
+    golden_answers,
+    int8,
+    job,
+    onnx_session,
+    probes,
+    publish,
+    recorded,
+    samples,
+)
 from bert_build.failures import BuildError
 from bert_build.recorded import Recorded
 from bert_build.state import State
@@ -45,7 +60,9 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         build = made.request.build
         texts = [Recorded(one, ask(one.inputs)) for one in probes.texts(made.model, supply, build)]
         recorded.save(made.work / recorded.FILE, texts, 0, probes.calibration(made.model, supply, build))
-        np.savez(made.work / names.GOLDEN_FILE, allow_pickle=False, **recorded.entry(0, texts[0]))
+        golden = [Recorded(one, ask(one.inputs)) for one in samples.golden(supply, build)]
+        entries = [recorded.entry(number, one) for number, one in enumerate(golden)]
+        np.savez(made.work / names.GOLDEN_FILE, allow_pickle=False, **{k: v for one in entries for k, v in one.items()})
         return made
 
     return make
@@ -85,6 +102,32 @@ def test_where_static_ranges_dont_fit_the_dynamic_graph_is_taken(staged: Any, mo
     assert state.lowering.why.startswith("static int8: output last_hidden_state of")
 
 
+def test_a_graph_that_fails_a_golden_request_isnt_taken(staged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every server must repeat them: a pod with such a graph would never be ready."""
+    made = staged()
+    asked = golden_answers.read(made.work / names.GOLDEN_FILE)[1].inputs
+    assert 0 < asked["attention_mask"].sum() < asked["attention_mask"].size
+    opened = onnx_session.open_session
+
+    def spoilt(folder: Path) -> Any:
+        session = opened(folder)
+        answer = session.answer
+
+        def turned(request: samples.Arrays) -> samples.Arrays:
+            sign = -1 if np.array_equal(request["input_ids"], asked["input_ids"]) else 1
+            return {name: sign * values for name, values in answer(request).items()}
+
+        return SimpleNamespace(inputs=session.inputs, outputs=session.outputs, answer=turned)
+
+    monkeypatch.setattr(
+        onnx_session, "open_session", lambda folder: (spoilt if folder.name == "int8-static" else opened)(folder)
+    )
+    state = compared(made)
+    assert state.lowering is not None
+    assert (state.lowering.achieved, state.lowering.method) == ("int8", "dynamic")
+    assert "golden request 1" in state.lowering.why
+
+
 def _activations(source: Path) -> list[str]:
     return [node.input[0] for node in int8.products(onnx.load(source).graph)]
 
@@ -122,6 +165,67 @@ def test_a_broken_conversion_isnt_hidden_by_wide_limits(staged: Any) -> None:
     with pytest.raises(BuildError) as caught:
         compared(made)
     assert "limit 0.99999" in caught.value.message
+
+
+def test_limits_meant_for_int8_dont_prove_an_artifact_in_fp32(staged: Any) -> None:
+    """What is published where INT8 isn't good enough is like every other FP32 artifact."""
+    wide = {"minCosine": "0.1", "maxAbsDifference": "50", "minAgreement": "0"}
+    made = staged(fidelity=wide)
+    graph = onnx.load(made.artifact / names.ONNX_FILE)
+    moved = next(tensor for tensor in graph.graph.initializer if tensor.name == "layer1.wide.weight")
+    moved.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(moved) * np.float32(1.05), moved.name))
+    onnx.save(graph, made.artifact / names.ONNX_FILE)
+    with pytest.raises(BuildError, match=r"limit 0\.99999") as caught:
+        compared(made)
+    assert "build.precision: fp32" in caught.value.next_step
+
+
+def test_a_graph_that_is_hardly_smaller_isnt_called_int8(staged: Any) -> None:
+    """Weights that aren't plain operands of products stay as they are."""
+    made = staged()
+    graph = onnx.load(made.artifact / names.ONNX_FILE)
+    for node in int8.products(graph.graph)[1:]:
+        node.input[1] = turned = f"{node.input[1]}.turned"
+        source = turned.removesuffix(".turned")
+        place = list(graph.graph.node).index(node)
+        graph.graph.node.insert(place, onnx.helper.make_node("Identity", [source], [turned]))
+    onnx.save(graph, made.artifact / names.ONNX_FILE)
+    state = compared(made)
+    assert state.lowering is not None
+    assert (state.lowering.achieved, state.lowering.size_ratio) == ("fp32", 1.0)
+    assert "of fp32's size" in state.lowering.why
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_layers_may_share_a_weight_and_follow_each_other(tmp_path: Path, method: str) -> None:
+    """ALBERT's layers are one; a factorised product is two without anything between."""
+    source, target = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
+    floats, random = onnx.TensorProto.FLOAT, np.random.default_rng(4)
+    weight, x = (random.standard_normal((32, 32)).astype(np.float32) / 6 for _ in range(2))
+    nodes = [onnx.helper.make_node("MatMul", [one, "w"], [other]) for one, other in (("x", "y"), ("y", "z"))]
+    ends = [onnx.helper.make_tensor_value_info(name, floats, ["n", 32]) for name in ("x", "z")]
+    graph = onnx.helper.make_graph(nodes, "shared", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, source)
+    if method == "static":
+        int8.static(source, target, int8.ranges(source, [{"x": x}]))
+    else:
+        int8.dynamic(source, target)
+    onnx.checker.check_model(onnx.load(target), full_check=True)
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    [found] = session.run(None, {"x": x})
+    wanted = (x @ weight @ weight).ravel()
+    assert found.ravel() @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) > 0.999
+
+
+def test_no_sum_of_two_products_leaves_16_bits(staged: Any) -> None:
+    """x86 without VNNI adds u8 x s8 pairs in 16 bits that saturate: another node's artifact would be wrong there."""
+    made = staged()
+    compared(made)
+    weights = [numpy_helper.to_array(one) for one in onnx.load(made.artifact / names.ONNX_FILE).graph.initializer]
+    levels = [values.astype(int) for values in weights if values.dtype == np.int8 and values.ndim == 2]
+    assert levels
+    assert all(2 * 255 * np.abs(values).max() <= np.iinfo(np.int16).max for values in levels)
 
 
 def test_a_quantised_build_is_another_artifact() -> None:

@@ -1,6 +1,7 @@
 """What the Jobs of `bertctl artifacts` do to a store: they read every byte, and never remove what somebody wants."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -146,6 +147,15 @@ def test_what_nothing_uses_is_removed_with_everything_in_it(claim: Claim, capsys
     assert capsys.readouterr().out.endswith(f"[rm] {NAME}: removed\n")
     assert claim.run("rm", claim.recorded[0]) == 0
     assert capsys.readouterr().out.endswith(f"[rm] {NAME}: was gone already\n")
+
+
+def test_on_a_claim_without_a_store_everything_is_gone_already(
+    claim: Claim, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(claim.store.folder)
+    assert claim.run("rm", claim.recorded[0]) == 0
+    assert capsys.readouterr().out.endswith(f"[rm] {NAME}: was gone already\n")
+    assert list(claim.store.mount.iterdir()) == []
 
 
 @pytest.mark.parametrize("wanted", ["published", "found again"])

@@ -9,6 +9,7 @@ import pytest
 from bert_build import sentence
 from bert_build.failures import BuildError
 from bert_build.sentence import Pooling
+from unit.bert_build import building
 
 MODULES = ("Transformer", "Pooling", "Normalize")
 
@@ -60,9 +61,10 @@ def test_what_is_not_built_is_left_out_with_its_reason(
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     write(tmp_path, pooling_mode_mean_tokens=True)
-    (tmp_path / "1_Pooling" / "config.json").write_text("{")
-    with pytest.raises(BuildError, match=r"1_Pooling/config\.json can't be used"):
-        sentence.pooling(tmp_path)
+    for text in (b"{", building.NESTED):
+        (tmp_path / "1_Pooling" / "config.json").write_bytes(text)
+        with pytest.raises(BuildError, match=r"1_Pooling/config\.json can't be used"):
+            sentence.pooling(tmp_path)
     (tmp_path / "modules.json").write_text("{}")
     with pytest.raises(BuildError, match=r"modules\.json can't be used: it is no list"):
         sentence.pooling(tmp_path)

@@ -80,18 +80,34 @@ def test_a_source_without_a_tokenizer_has_no_texts(tmp_path: Path) -> None:
     assert list(texts.samples(tmp_path, building.build())) == []
 
 
+def handler(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that an archive holds, without torch."""
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=object))
+    folder = "bert_build.handlers.torchserve"
+    monkeypatch.setitem(sys.modules, "bert_answers", importlib.import_module(f"{folder}.bert_answers"))
+    monkeypatch.delitem(sys.modules, f"{folder}.bert_answers")
+    monkeypatch.delitem(sys.modules, f"{folder}.served_bert", raising=False)
+    served_bert = importlib.import_module(f"{folder}.served_bert")
+    monkeypatch.delitem(sys.modules, f"{folder}.served_bert")
+    return served_bert
+
+
+def test_no_body_is_nested_too_deeply_to_be_refused_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other error would fail every request of its batch."""
+    served_bert = handler(monkeypatch)
+    # At some of these depths the parser gets through and what comes after it would not.
+    for depth in (1, *range(900, 1000), 20_000):
+        body = b'{"input_ids": [[' + b"[" * depth + b"]" * depth + b"]]}"
+        with pytest.raises(served_bert.BadRequestError, match=r"input_ids holds a list|the body is no JSON"):
+            served_bert._rows("input_ids", served_bert._decoded(body)["input_ids"], 10)
+
+
 def test_an_archive_that_cuts_from_the_wrong_end_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The handler's own tokenizer, asked what `compare` and `verify` ask."""
     transformers(monkeypatch, lambda *_, **__: FastTokenizer())
     word_tokenizer().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text(json.dumps(building.CONFIG))
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=object))
-    folder = "bert_build.handlers.torchserve"
-    monkeypatch.setitem(sys.modules, "bert_answers", importlib.import_module(f"{folder}.bert_answers"))
-    monkeypatch.delitem(sys.modules, f"{folder}.bert_answers")
-    monkeypatch.delitem(sys.modules, "bert_build.handlers.torchserve.served_bert", raising=False)
-    served_bert = importlib.import_module("bert_build.handlers.torchserve.served_bert")
-    monkeypatch.delitem(sys.modules, "bert_build.handlers.torchserve.served_bert")
+    served_bert = handler(monkeypatch)
 
     asked = list(texts.samples(tmp_path, building.build(maxSequenceLength=LENGTH)))
 

@@ -1,6 +1,7 @@
 """`bertctl artifacts` on a world in memory: what is shown, what is refused, what is left whatever happens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -26,6 +27,10 @@ class Hands(Shelf):
 
     def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
         self.world.put(manifest)
+        if manifest["kind"] == "Job":
+            owner = self.world.objects["Job", manifest["metadata"]["name"]]["metadata"]["uid"]
+            meta = {"name": f"{manifest['metadata']['name']}-x", "ownerReferences": [{"uid": owner}]}
+            self.world.put({"kind": "Pod", "metadata": meta, "spec": {}, "status": {"phase": "Running"}})
         return self.world.objects[manifest["kind"], manifest["metadata"]["name"]]
 
     def delete(self, live: dict[str, Any], kind: str, *, unchanged: bool = False) -> bool:
@@ -33,7 +38,7 @@ class Hands(Shelf):
         same = found and all(
             found["metadata"].get(key) == live["metadata"].get(key) for key in ("uid", "resourceVersion")
         )
-        if not same or not unchanged:
+        if not same or not (unchanged or kind == "Job"):
             return False
         del self.world.objects[kind, live["metadata"]["name"]]
         return True
@@ -137,6 +142,12 @@ def moved(world: FakeCluster, kind: str, **status: Any) -> None:
     world.put({"kind": kind, "metadata": {"name": "left", "labels": labels}, "spec": spec, "status": status})
 
 
+def by_spec_alone(world: FakeCluster) -> None:
+    """An engine is compiled from it: everything else names the engine."""
+    moved(world, "Pod", phase="Succeeded")
+    world.bert()["spec"]["models"][0]["versions"][0]["source"] = {"artifact": {"name": live(world)}}
+
+
 def compiled_from(world: FakeCluster) -> None:
     moved(world, "Pod", phase="Succeeded")
     env = [
@@ -154,6 +165,7 @@ def compiled_from(world: FakeCluster) -> None:
         (lambda _world: None, "minilm"),
         (forget, "minilm"),
         (by_annotation, "minilm"),
+        (by_spec_alone, "minilm"),
         (lambda world: moved(world, "ReplicaSet"), "minilm"),
         (lambda world: moved(world, "Pod", phase="Pending"), "minilm"),
         (compiled_from, "Job/compiling"),
@@ -218,6 +230,63 @@ def test_a_job_that_never_ran_leaves_everything(
     assert (ran.code, records(world)) == (1, before)
     assert "forbidden" in ran.err
     assert jobs.tasks == []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """How a real run of a Job is seen when the API server's answers get lost."""
+
+    followed: int
+    """Lines that come before the connection breaks."""
+    phase: str | None
+    """What the pod is when it is looked at next; None: it is gone."""
+    log: tuple[str, ...] | None
+    """What it has said in all; None: nobody can read it any more."""
+
+
+def play(monkeypatch: pytest.MonkeyPatch, broken: Broken) -> None:
+    """The Job's pod, its log and what of both can be seen."""
+
+    def end(hands: Hands, pod: str) -> Iterator[str]:
+        if broken.phase is None:
+            del hands.world.objects["Pod", pod]
+        else:
+            hands.world.objects["Pod", pod]["status"]["phase"] = broken.phase
+        return iter((broken.log or ())[: broken.followed])
+
+    monkeypatch.setattr(Hands, "follow", lambda hands, pod, _container: end(hands, pod), raising=False)
+    whole = None if broken.log is None else list(broken.log)
+    monkeypatch.setattr(Hands, "whole_log", lambda *_: whole, raising=False)
+
+
+FIRST, SECOND = (f"onnx-{digit * 32}" for digit in "89")
+GONE, KEPT, TOO_OLD = f"[rm] {FIRST}: removed", f"[rm] {SECOND}: KEPT: wanted", "ListTooOld: Nothing is removed"
+
+
+@pytest.mark.parametrize(
+    ("broken", "recorded"),
+    [
+        pytest.param(Broken(followed=0, phase="Succeeded", log=None), [], id="done-without-a-word"),
+        pytest.param(Broken(followed=1, phase="Failed", log=(GONE, KEPT)), [SECOND], id="the-log-broke-off"),
+        pytest.param(Broken(followed=0, phase="Failed", log=None), [], id="nobody-knows"),
+        pytest.param(Broken(followed=1, phase=None, log=None), [], id="the-pod-was-deleted"),
+        pytest.param(Broken(followed=0, phase="Failed", log=()), [SECOND], id="killed-at-the-first"),
+        pytest.param(Broken(followed=0, phase="Failed", log=(TOO_OLD,)), [FIRST, SECOND], id="it-refused"),
+    ],
+)
+def test_no_record_comes_back_of_what_may_be_gone(
+    world: FakeCluster, monkeypatch: pytest.MonkeyPatch, broken: Broken, recorded: list[str]
+) -> None:
+    monkeypatch.setattr(artifacts, "Editor", lambda **_: Hands(world))
+    play(monkeypatch, broken)
+    world.put(artifact.manifest(builders.report(artifact_key="8" * 32), builders.claim(), "e" * 32, None))
+    served = next(name for name in records(world) if not name.startswith((FIRST, SECOND)))
+    ran = rm("--unused")
+    assert ran.code == (broken.phase != "Succeeded")
+    assert [name[:37] for name in records(world) if name != served] == recorded
+    assert ran.out.splitlines() == list(broken.log or ())
+    assert [job for job in world.all("Job") if job["metadata"]["name"].startswith("bert-store")] == []
+    assert ("it isn't known what was removed" in ran.err) == (ran.code == 1 and broken.log is None)
 
 
 def test_who_comes_between_the_list_and_the_removal_is_seen(

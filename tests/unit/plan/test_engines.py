@@ -91,6 +91,14 @@ class TestTheChain:
             job["metadata"]["name"] for job in other.all("Job")
         ]
 
+    def test_ones_own_texts_judge_the_onnx_artifact_and_limits_for_fp16_dont(self) -> None:
+        wish = {"samples": [{"text": "Where is my parcel?"}], "minCosine": "0.9"}
+        world = a_world(a_spec(precision="fp16", fidelity=wish))
+        step(world)
+        asked = request(world.all("Job")[0]).build.fidelity
+        assert [one.text for one in asked.samples] == ["Where is my parcel?"]
+        assert asked.min_cosine is None
+
     def test_an_installation_without_an_export_profile_exports_on_the_same_nodes(self) -> None:
         settings = builders.settings(hardwareProfiles={"gpu": builders.GPU | {"exportProfile": ""}})
         world = a_world()

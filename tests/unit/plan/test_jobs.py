@@ -93,6 +93,25 @@ class TestShared:
         leaving = [one for name in ("minilm", "other") for one in make_plan(world.observe(name), SETTINGS, NOW).leave]
         assert [one.resource_version for one in leaving] == ["7", "7"], "the second one meets a conflict"
 
+    def test_one_that_waits_in_a_queue_of_the_other_is_left_to_it_until_it_runs(self, world: FakeCluster) -> None:
+        the_job(world)["spec"]["suspend"] = True
+        world.bert()["spec"]["builds"] = {"queueName": "nightly"}
+        assert [one.owner_uid for one in step(world).leave] == [builders.BERT_UID]
+        still = step(world)
+        assert (still.create, still.adopt, still.leave, still.delete) == ((), (), (), ())
+        assert condition(world)["reason"] == "Queued"
+        the_job(world)["spec"]["suspend"] = False
+        assert [one.name for one in step(world).adopt] == [the_job(world)["metadata"]["name"]]
+
+    def test_once_all_want_the_other_queue_it_waits_there_for_all(self, world: FakeCluster) -> None:
+        the_job(world)["spec"]["suspend"] = True
+        for name in ("minilm", "other", "other", "minilm"):
+            world.bert(name)["spec"]["builds"] = {"queueName": "nightly"}
+            step(world, name)
+        job = the_job(world)
+        assert job["metadata"]["labels"][names.QUEUE_LABEL] == "nightly"
+        assert len(job["metadata"]["ownerReferences"]) == 2
+
 
 class TestQueued:
     def test_the_queue_is_named_on_the_job_and_nowhere_else(self) -> None:
@@ -123,6 +142,35 @@ class TestQueued:
         at(world, "fetch")
         step(world)
         assert condition(world)["reason"] == "Building"
+
+    @pytest.mark.parametrize("queue", ["daily", None])
+    def test_another_queue_takes_over_what_waits(self, queue: str | None) -> None:
+        world = a_world(builds={"queueName": "nightly"})
+        before = the_job(world)
+        before["spec"]["suspend"] = True
+        step(world)
+        world.bert()["spec"]["builds"] = {"queueName": queue} if queue else {}
+        assert [ref.uid for ref in step(world).delete] == [before["metadata"]["uid"]]
+        step(world)
+        assert the_job(world)["metadata"]["name"] == before["metadata"]["name"], "it is the same build"
+        assert the_job(world)["metadata"]["labels"].get(names.QUEUE_LABEL) == queue
+        assert step(world).delete == ()
+
+    def test_a_queue_that_kueue_or_a_policy_chose_is_kept(self) -> None:
+        world = a_world()
+        the_job(world)["spec"]["suspend"] = True
+        the_job(world)["metadata"]["labels"][names.QUEUE_LABEL] = "default"
+        plan = step(world)
+        assert (plan.delete, plan.leave) == ((), ())
+        assert "waits in queue 'default'" in condition(world)["message"]
+
+    def test_another_queue_leaves_alone_what_was_let_go(self) -> None:
+        world = a_world(builds={"queueName": "nightly"})
+        at(world, "convert")
+        step(world)
+        world.bert()["spec"]["builds"] = {"queueName": "daily"}
+        plan = step(world)
+        assert (plan.create, plan.delete) == ((), ())
 
     def test_one_suspended_by_hand_says_how_to_wake_it(self) -> None:
         world = a_world()
@@ -196,6 +244,7 @@ class TestNoPod:
                 "limit is 4Gi; next: write builds.resources within the namespace's LimitRange",
             ),
             ('Error creating: pods "x" is forbidden: violates PodSecurity', "PodRefused", "violates PodSecurity; next"),
+            (f"(combined from similar events): {QUOTA}", "QuotaExceeded", "gets no pod: exceeded quota: compute, requ"),
         ],
     )
     def test_what_refuses_the_pod_is_named_with_what_to_write(self, why: str, reason: str, says: str) -> None:
@@ -225,6 +274,17 @@ class TestNoPod:
         at(world, "fetch")
         assert jobs_to_probe(world.observe(), soon) == ()
         assert world.plan(SETTINGS, now=soon).recheck_after_seconds is None
+
+    def test_one_that_waited_in_a_queue_gets_its_looks_once_it_is_let_go(self) -> None:
+        world = a_world()
+        the_job(world)["status"] = {"startTime": NOW.isoformat()}
+        assert jobs_to_probe(world.observe(), NOW + timedelta(seconds=4)) == ()
+        assert world.plan(SETTINGS).recheck_after_seconds == 5
+
+    def test_one_that_lost_its_pod_is_looked_at_until_it_is_known_why(self) -> None:
+        world = a_world()
+        assert world.plan(SETTINGS).recheck_after_seconds == 60
+        assert refuse(world, self.QUOTA).recheck_after_seconds is None
 
     @pytest.mark.parametrize(
         ("why", "advice"),

@@ -413,6 +413,19 @@ class TestFailures:
             step(world, now=NOW + timedelta(minutes=31))
         assert waits == [60.0, 300.0, 1800.0, None]
 
+    def test_a_secret_that_isnt_there_is_looked_for_for_good_and_every_time_it_says_so(self) -> None:
+        world = a_world()
+        step(world)
+        waits = []
+        for _ in range(5):
+            world.fail_job(the_job(world), "fetch", ExitCode.PASSING, builders.failure("SecretNotFound"))
+            plan = step(world)
+            waits.append(plan.recheck_after_seconds)
+            assert "it is tried again by itself" in conditions(plan)["Built"]["message"]
+            step(world, now=NOW + timedelta(minutes=31))
+            step(world, now=NOW + timedelta(minutes=31))
+        assert waits == [60.0, 300.0, 1800.0, 1800.0, 1800.0]
+
     def test_out_of_memory_names_the_limit(self) -> None:
         world = a_world()
         step(world)
@@ -520,6 +533,13 @@ class TestRefusals:
         plan = make_plan(observed, SETTINGS, NOW)
         assert (plan.apply, plan.create) == ((), ())
         assert conditions(plan)["Accepted"]["reason"] == "NameConflict"
+
+    @pytest.mark.parametrize(("age", "seconds"), [(59, 5.0), (60, 60.0), (86_400, 60.0)])
+    def test_a_name_that_may_get_free_is_looked_at_soon_then_every_minute(self, age: int, seconds: float) -> None:
+        world = a_world()
+        world.bert()["metadata"]["creationTimestamp"] = (NOW - timedelta(seconds=age)).isoformat()
+        observed = world.observe(foreign=frozenset({("Service", "minilm")}))
+        assert make_plan(observed, SETTINGS, NOW).recheck_after_seconds == seconds
 
     def test_a_foreign_claim_of_our_store_name_is_left_alone(self) -> None:
         world = FakeCluster(builders.bert(), MODELS_CLAIM, builders.claim(ours=False))

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from bert_operator.api import names
+from bert_operator.api.actions import Plan
 from bert_operator.api.report import BuildRequest
 from bert_operator.plan import make_plan
+from bert_operator.settings import Settings
 from support import builders
 from support.fake_cluster import NOW, FakeCluster
 
@@ -26,15 +28,19 @@ def models() -> dict[str, Any]:
     return builders.claim("models", uid="c1a1b2c3-0000-4000-8000-000000000002", ours=False)
 
 
-def second(world: FakeCluster, artifact: str, **build: Any) -> dict[str, Any]:
+def second(
+    world: FakeCluster, artifact: str, *, on_gpus: bool = False, settings: Settings = SETTINGS, **build: Any
+) -> dict[str, Any]:
     """Another BertDeployment that names the artifact; its settled state, by condition."""
     source = {"artifact": {"name": artifact}}
     wish = {"task": "feature-extraction", **build}
     other = builders.bert("other", uid="22222222-7d9e-4c55-9a1b-3f2e1d0c9b8a")
     other["spec"]["storage"] = {"claimName": "minilm-store"}
     other["spec"]["models"] = [builders.model(build=wish, versions=[{"version": 1, "source": source}])]
+    if on_gpus:
+        other["spec"] |= {"server": {"type": "triton", "release": "26.08"}, "hardware": {"profile": "gpu"}}
     world.put(other)
-    plan = make_plan(world.observe("other"), SETTINGS, NOW)
+    plan = make_plan(world.observe("other"), settings, NOW)
     assert plan.create == ()
     assert plan.status is not None
     return {"plan": plan} | {one["type"]: one for one in plan.status["conditions"]}
@@ -69,6 +75,53 @@ def test_another_format_is_named() -> None:
     assert "has format savedmodel, but the spec asks for onnx" in second(world, name)["SourceResolved"]["message"]
 
 
+def with_tensorrt(version: str) -> Settings:
+    """An installation that says which TensorRT its release brings."""
+    triton = SETTINGS.triton.model_dump(by_alias=True)
+    triton["releases"]["26.08"]["tensorrtVersion"] = version
+    return builders.settings(triton=triton)
+
+
+@pytest.mark.parametrize(
+    ("engine", "brought", "says"),
+    [
+        (
+            {"compute_capability": "9.0"},
+            "11.2.1.2",
+            "compute capability 9.0, but those of hardware profile 'gpu' have 8.6; next: name a hardware.profile",
+        ),
+        (
+            {"compute_capability": "8.6"},
+            "11.3.0.1",
+            "TensorRT 11.2.1.2, but release '26.08' brings 11.3.0.1; next: name a server.release",
+        ),
+    ],
+)
+def test_an_engine_of_another_gpu_or_tensorrt_is_refused_before_a_pod_fails_on_it(
+    engine: dict[str, Any], brought: str, says: str
+) -> None:
+    world, name = world_with(builders.engine_report(**engine))
+    wish = {"format": "tensorrt", "on_gpus": True, "settings": with_tensorrt(brought)}
+    resolved = second(world, name, **wish)["SourceResolved"]
+    assert (resolved["status"], resolved["reason"]) == ("False", "SourceMismatch")
+    assert says in resolved["message"]
+
+
+@pytest.mark.parametrize("brought", ["11.2.1.2", ""])
+def test_an_engine_that_fits_as_far_as_is_known_is_served(brought: str) -> None:
+    world, name = world_with(builders.engine_report())
+    found = second(world, name, format="tensorrt", on_gpus=True, settings=with_tensorrt(brought))
+    assert found["SourceResolved"]["status"] == "True"
+
+
+def test_an_engine_isnt_compiled_from_a_quantised_model() -> None:
+    world, name = world_with(builders.report(precision="int8"))
+    message = second(world, name, format="tensorrt", precision="fp16", on_gpus=True)["SourceResolved"]["message"]
+    assert f"BertArtifact {name!r} has precision int8, and an engine is compiled from an fp32 ONNX artifact" in message
+    assert "next: name another one" in message
+    assert "write build.precision" not in message
+
+
 def test_a_name_that_isnt_there_comes_with_those_that_are() -> None:
     world, name = world_with(builders.report())
     resolved = second(world, "onnx-lost")["SourceResolved"]
@@ -84,8 +137,8 @@ def test_a_record_of_a_claim_that_was_made_anew_is_not_served() -> None:
     assert second(world, name)["SourceResolved"]["reason"] == "SourceNotFound"
 
 
-def test_an_engine_is_compiled_from_a_named_onnx_model() -> None:
-    world, name = world_with(builders.report())
+def compiled_from(world: FakeCluster, name: str) -> None:
+    """Another BertDeployment that wants an engine of the named ONNX artifact."""
     other = builders.bert("other", uid="22222222-7d9e-4c55-9a1b-3f2e1d0c9b8a")
     model = builders.model(
         build={"task": "feature-extraction", "format": "tensorrt"},
@@ -95,6 +148,21 @@ def test_an_engine_is_compiled_from_a_named_onnx_model() -> None:
     storage = {"claimName": "minilm-store"}
     other["spec"] |= {"server": server, "storage": storage, "hardware": {"profile": "gpu"}, "models": [model]}
     world.put(other)
+
+
+def test_an_engine_outlives_the_record_of_the_named_onnx_model() -> None:
+    world, name = world_with(builders.report())
+    compiled_from(world, name)
+    list(world.settle(SETTINGS, "other"))
+    world.remove(names.ARTIFACT_KIND, name)
+    assert make_plan(world.observe("other"), SETTINGS, NOW) == Plan()
+    said = {one["type"]: one["status"] for one in world.bert("other")["status"]["conditions"]}
+    assert (said["Built"], said["Ready"], said["Degraded"]) == ("True", "True", "False")
+
+
+def test_an_engine_is_compiled_from_a_named_onnx_model() -> None:
+    world, name = world_with(builders.report())
+    compiled_from(world, name)
     (job,) = make_plan(world.observe("other"), SETTINGS, NOW).create
     asked = BuildRequest.model_validate_json(
         next(

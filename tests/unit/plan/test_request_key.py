@@ -43,8 +43,9 @@ def test_a_new_wish_is_a_new_build(changes: dict[str, Any]) -> None:
         {"model": {"serving": {"maxBatchSize": 2}}},
         {"model": {"build": {"task": "feature-extraction", "precision": "fp32", "fidelity": {}}}},
         {"server": {"type": "triton", "env": [{"name": "A", "value": "1"}]}},
+        {"builds": {"queueName": "nightly"}},
     ],
-    ids=["replicas", "serving", "a default written out", "server"],
+    ids=["replicas", "serving", "a default written out", "server", "queue"],
 )
 def test_serving_changes_and_written_out_defaults_are_no_new_build(changes: dict[str, Any]) -> None:
     assert key() == key(**changes)

@@ -188,6 +188,7 @@ class TestTheJob:
 
     def test_a_world_at_rest_writes_nothing(self) -> None:
         world = a_world()
+        world._build_pod(profile_jobs(world)[0], [builders.running("prepare")], [], "Running")
         assert world.plan(SETTINGS) == Plan()
         measure(world)
         assert world.plan(SETTINGS) == Plan()
@@ -217,6 +218,17 @@ class TestTheJob:
             assert mounts[names.ARTIFACT_MOUNT]["readOnly"] is True
         server = next(one for one in pod["initContainers"] if one["name"] == "server")
         assert names.STORE_MOUNT not in {mount["mountPath"] for mount in server["volumeMounts"]}
+
+    def test_a_claim_that_cannot_be_written_is_mounted_read_only(self) -> None:
+        readable = builders.claim("models", uid="c1", ours=False)
+        readable["spec"]["accessModes"] = ["ReadOnlyMany"]
+        world = FakeCluster(builders.bert(spec=spec("Recommend") | {"storage": {"claimName": "models"}}), readable)
+        settle(world)
+        pod = profile_jobs(world)[0]["spec"]["template"]["spec"]
+        store = next(volume for volume in pod["volumes"] if volume["name"] == "store")
+        assert store["persistentVolumeClaim"]["readOnly"] is True
+        mounts = (mount for one in (*pod["initContainers"], *pod["containers"]) for mount in one["volumeMounts"])
+        assert all(mount["readOnly"] for mount in mounts if mount["name"] == "store")
 
     def test_what_is_measured_is_what_would_be_served(self) -> None:
         world = a_world(search={"maxInstances": 2, "maxBatchSize": 8, "maxConcurrency": 16})
@@ -606,6 +618,15 @@ class TestTrouble:
         settle(world)
         assert (condition(world)["status"], condition(world)["reason"]) == ("Unknown", "Queued")
         assert "in queue 'nightly'" in condition(world)["message"]
+
+    def test_a_profile_job_that_waits_in_a_wrong_queue_is_made_anew_in_the_right_one(self) -> None:
+        world = FakeCluster(builders.bert(spec=spec("Recommend") | {"builds": {"queueName": "mistyped"}}), MODELS_CLAIM)
+        settle(world)
+        profile_jobs(world)[0]["spec"]["suspend"] = True
+        change(world, builds={"queueName": "nightly"})
+        settle(world)
+        (job,) = profile_jobs(world)
+        assert job["metadata"]["labels"][names.QUEUE_LABEL] == "nightly"
 
     def test_a_quota_that_refuses_the_profile_pod_is_said(self) -> None:
         world = a_world()

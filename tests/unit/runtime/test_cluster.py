@@ -15,12 +15,13 @@ import yaml
 from aiohttp import web
 
 from bert_operator.api import names
-from bert_operator.api.actions import Adoption, Hold, Note, Ref
+from bert_operator.api.actions import Adoption, Departure, Hold, Note, Ref
 from bert_operator.cluster.calls import Cluster, owned_by
 from bert_operator.cluster.connection import ConfigurationError, Connection
 from bert_operator.cluster.errors import ApiError
 from bert_operator.cluster.resources import path
 from bert_operator.metrics import Metrics
+from bert_operator.plan import POD_SECONDS
 from support.objects import BERT_UID, OTHER_UID, a_bert, a_child, owner
 
 Answer = Callable[[web.Request], web.Response]
@@ -176,6 +177,12 @@ async def test_deleting_what_is_gone_or_replaced_is_fine(
     assert server.requests[0].body == {"preconditions": {"uid": "u"}, "propagationPolicy": "Background"}
 
 
+async def test_leaving_what_is_gone_is_fine(server: ApiServer, cluster: Cluster) -> None:
+    server.say(404, "NotFound")
+    departure = Departure(kind="Job", name="build", uid="u", owner_uid=BERT_UID, resource_version="7")
+    assert await cluster.leave("ns", departure) is None
+
+
 async def test_what_lingers_after_a_delete_is_given_back(server: ApiServer, cluster: Cluster) -> None:
     lingering = a_child("Service", "demo")
     lingering["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -221,6 +228,63 @@ async def test_a_taken_name_is_foreign_a_free_one_is_not_and_ours_is_given_back(
     taken, ours = await cluster.foreign("ns", BERT_UID, wanted)
     assert taken == {("Service", "taken")}
     assert [obj["metadata"]["name"] for obj in ours] == ["ours"]
+
+
+def said(uid: str, note: str, at: str) -> dict[str, Any]:
+    return {"regarding": {"kind": "Job", "uid": uid}, "note": note, "deprecatedLastTimestamp": f"2026-01-01T00:{at}Z"}
+
+
+class TestRefusedPods:
+    JOBS = (("one", "1"), ("two", "2"), ("three", "3"))
+
+    @pytest.fixture
+    def clock(self) -> list[float]:
+        return [100.0]
+
+    @pytest.fixture
+    def cluster(self, connection: Connection, clock: list[float]) -> Cluster:
+        return Cluster(connection, clock=lambda: clock[0])
+
+    async def test_one_list_says_it_of_all_jobs(self, server: ApiServer, cluster: Cluster) -> None:
+        events = [said("1", "quota, anew", "02:00"), said("1", "quota", "01:00"), said("3", "policy", "00:00")]
+        server.give({"items": [*events, said("stranger", "quota", "00:00")]})
+        assert await cluster.refused_pods("ns", self.JOBS) == {"1": "quota, anew", "3": "policy"}
+        (request,) = server.requests
+        assert request.path == "/apis/events.k8s.io/v1/namespaces/ns/events"
+        assert request.query == {"fieldSelector": "reason=FailedCreate,regarding.kind=Job"}
+
+    async def test_what_was_said_is_kept_until_the_next_look(
+        self, server: ApiServer, cluster: Cluster, clock: list[float]
+    ) -> None:
+        server.give({"items": [said("1", "quota", "01:00")]})
+        for _ in range(3):
+            assert await cluster.refused_pods("ns", self.JOBS) == {"1": "quota"}
+        assert len(server.requests) == 1
+        clock[0] += POD_SECONDS[1] - POD_SECONDS[0]
+        server.give({"items": [said("2", "policy", "02:00")]})
+        assert await cluster.refused_pods("ns", self.JOBS) == {"2": "policy"}
+
+    async def test_a_job_nobody_asked_about_before_is_asked_about_at_once(
+        self, server: ApiServer, cluster: Cluster
+    ) -> None:
+        assert await cluster.refused_pods("ns", ()) == {}
+        server.give({"items": []})
+        await cluster.refused_pods("ns", self.JOBS[:1])
+        server.give({"items": [said("2", "policy", "02:00")]})
+        assert await cluster.refused_pods("ns", self.JOBS) == {"2": "policy"}
+        assert len(server.requests) == 2
+
+    async def test_events_that_cant_be_read_take_nothing_away(
+        self, server: ApiServer, cluster: Cluster, clock: list[float]
+    ) -> None:
+        server.say(403, "Forbidden")
+        assert await cluster.refused_pods("ns", self.JOBS) == {}
+        clock[0] += 60
+        server.give({"items": [said("1", "quota", "01:00")]})
+        await cluster.refused_pods("ns", self.JOBS)
+        clock[0] += 60
+        server.say(500, "InternalError")
+        assert await cluster.refused_pods("ns", self.JOBS) == {"1": "quota"}
 
 
 def test_labels_are_no_proof_of_ownership() -> None:

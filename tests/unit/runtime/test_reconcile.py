@@ -35,6 +35,7 @@ class FakeCluster:
     taken: set[tuple[str, str]] = field(default_factory=set)
     found: tuple[dict[str, Any], ...] = ()
     existing: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
     version: int = 100
 
     def _do(self, call: str) -> None:
@@ -60,8 +61,10 @@ class FakeCluster:
         self._do(f"adopt {adoption.name}")
         return self._reply(a_job(adoption.name, owners=(owner(), owner(OTHER_UID, "other"))))
 
-    async def leave(self, _namespace: str, departure: Departure) -> dict[str, Any]:
+    async def leave(self, _namespace: str, departure: Departure) -> dict[str, Any] | None:
         self._do(f"leave {departure.name}")
+        if departure.name in self.gone:
+            return None
         return self._reply(a_job(departure.name, owners=(owner(OTHER_UID, "other"),)))
 
     async def refused_pods(self, _namespace: str, jobs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -291,13 +294,14 @@ async def test_why_a_job_has_no_pod_is_asked_before_planning(bench: Bench) -> No
     assert planner.observed.refused_pods == {"uid-Job-build": "exceeded quota"}
 
 
-async def test_an_operator_that_may_read_no_events_goes_on_without(bench: Bench) -> None:
-    bench.cluster.failures["events of build"] = refusal(403)
-    planner = FakePlanner(Plan(status={"replicas": 1}), jobs=(("build", "uid-Job-build"),))
-    await bench.reconciler(planner).reconcile(DEMO)
-    assert planner.observed is not None
-    assert planner.observed.refused_pods == {}
-    assert bench.cluster.calls[-1] == "status"
+async def test_a_shared_job_that_vanished_before_we_left_it_is_forgotten(bench: Bench) -> None:
+    bench.cluster.gone.add(DEPARTURE.name)
+    bench.world.put(a_job(DEPARTURE.name, owners=(owner(), owner(OTHER_UID, "other"))))
+    assert await bench.run(Plan(leave=(DEPARTURE,))) == Outcome(wrote=True)
+    observed = bench.world.observe(*DEMO)
+    assert observed is not None
+    assert observed.jobs == ()
+    assert bench.others == [("ns", "other")]
 
 
 async def test_an_object_found_to_be_ours_is_planned_with(bench: Bench) -> None:

@@ -263,7 +263,7 @@ def _decoded(body: bytes) -> object:
         return text
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRequestError(f"the body is no JSON: {error}; {_HOW}") from error
 
 
@@ -273,9 +273,8 @@ def _rows(name: str, value: object, limit: int) -> list[list[int]]:
     for row in value:
         for entry in row:
             if type(entry) is not int or not 0 <= entry < limit:
-                raise BadRequestError(
-                    f"{name} holds {json.dumps(entry)[:40]}: write whole numbers from 0 to {limit - 1}"
-                )
+                found = _kind(entry) if isinstance(entry, list | dict) else json.dumps(entry)[:40]
+                raise BadRequestError(f"{name} holds {found}: write whole numbers from 0 to {limit - 1}")
     return value
 
 
