@@ -298,7 +298,7 @@ class TestBudget:
         )
         put_analyzer(folders, hangs_later)
         monkeypatch.setattr(profile, "_GRACE_SECONDS", 0)
-        report = measured(folders, last_words, budget_seconds=4)
+        report = measured(folders, last_words, budget_seconds=6)
         assert [one.instances for one in report.variants] == [1]
         assert report.skipped == 1
 
@@ -307,7 +307,7 @@ class TestBudget:
     ) -> None:
         put_analyzer(folders, HANGS)
         monkeypatch.setattr(profile, "_GRACE_SECONDS", 0)
-        asked = request(folders, budget_seconds=2)
+        asked = request(folders, budget_seconds=4)
         profile.prepare(asked, folders)
         with pytest.raises(failures.BuildError) as caught:
             profile.measure(asked, folders)
