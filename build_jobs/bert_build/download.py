@@ -18,6 +18,9 @@ from bert_operator.api.report import ExitCode
 TRIES: Final = 4
 """In a row that bring nothing new; a download that gets on is never given up."""
 
+_PASSING: Final = frozenset({408, 409, 425, 429})
+_SERVER_ERRORS: Final = 500
+
 T = TypeVar("T")
 Opener = Callable[[int], AbstractContextManager[Iterator[bytes]]]
 """Opens a file at a byte."""
@@ -25,8 +28,13 @@ Namer = Callable[[Exception], BuildError]
 """What an error means to the user."""
 
 
+def passes(status: int) -> bool:
+    """Whether an HTTP answer may be another one the next time."""
+    return status >= _SERVER_ERRORS or status in _PASSING
+
+
 def tried(call: Callable[[], T], faults: tuple[type[Exception], ...], named: Namer, done: Callable[[], int] = int) -> T:
-    """Call until it works.
+    """Call until it works, after 1, 2, 4 ... seconds: a service that is overrun needs the time.
 
     Args:
         call: what is tried; it may go on where it stopped.

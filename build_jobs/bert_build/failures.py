@@ -7,6 +7,8 @@ from bert_operator.api.report import ExitCode
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """A write failed because nothing more fits, or nothing may be written at all."""
+REPORT_IT: Final = "This is a defect of bert-operator: please report it with the pod's log."
+"""What to do about what only a defect of ours explains."""
 
 
 class BuildError(Exception):
@@ -42,6 +44,12 @@ def from_os_error(error: OSError, step: str) -> BuildError:
         "Please report this with the pod's log.",
         ExitCode.INTERNAL,
     )
+
+
+def line(error: Exception) -> str:
+    """The first line of what an error says, for a message."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:200]
 
 
 def listing(names: list[str], limit: int = 12) -> str:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from bert_build import credentials, download, progress
-from bert_build.failures import BuildError
+from bert_build.failures import BuildError, line
 from bert_build.job import Job
 from bert_build.state import SourceFile
 from bert_operator.api import names
@@ -31,8 +31,6 @@ _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404
 _PARTIAL: Final = 206
-_PASSING: Final = frozenset({408, 409, 425, 429})
-_SERVER_ERRORS: Final = 500
 
 
 class HubShelf:
@@ -108,12 +106,12 @@ class HubShelf:
         if isinstance(error, errors.RepositoryNotFoundError) or status in (_UNAUTHORIZED, _NOT_FOUND):
             return self._not_found(status)
         if isinstance(error, ValueError) and not isinstance(error, OSError):
-            return self._broken(f"its answer can't be read ({_line(error)})")
-        if status is not None and status < _SERVER_ERRORS and status not in _PASSING:
+            return self._broken(f"its answer can't be read ({line(error)})")
+        if status is not None and not download.passes(status):
             return BuildError(
-                "SourceRefused", f"{self._endpoint} answered {status} for {self._repo}: {_line(error)}", _CHECK
+                "SourceRefused", f"{self._endpoint} answered {status} for {self._repo}: {line(error)}", _CHECK
             )
-        found = f"answered {status}" if status else f"can't be reached ({_line(error)})"
+        found = f"answered {status}" if status else f"can't be reached ({line(error)})"
         return BuildError("SourceUnreachable", f"{self._endpoint} {found}.", _CHECK, ExitCode.PASSING)
 
     def _forbidden(self, error: Exception) -> BuildError:
@@ -160,11 +158,6 @@ _CHECK: Final = "Check that the cluster may reach it; set build.hubEndpoint in t
 def _described(sibling: Any) -> SourceFile:  # noqa: ANN401 - a class of huggingface_hub, which has no stubs
     published = sibling.lfs.sha256 if sibling.lfs is not None else ""
     return SourceFile(kind="weights", size=sibling.size or 0, sha256=published)
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:200]
 
 
 def _token(job: Job) -> str:

@@ -5,7 +5,6 @@ Called by __main__. Knows the steps by name only.
 
 import dataclasses
 import importlib
-import os
 import signal
 import time
 import traceback
@@ -15,8 +14,8 @@ from typing import Final
 
 import pydantic
 
-from bert_build import failures, memory, progress, report_io, sealed, state
-from bert_build.failures import BuildError, Stopped
+from bert_build import environment, failures, memory, progress, report_io, sealed, state
+from bert_build.failures import REPORT_IT, BuildError, Stopped
 from bert_operator.api import names
 from bert_operator.api.report import BuildRequest, ExitCode
 
@@ -64,26 +63,15 @@ class Job:
         return self.work / "artifact"
 
 
-def read_request() -> BuildRequest:
-    """The request that the operator wrote into the container's environment.
-
-    Raises:
-        BuildError: it is missing or not one of ours.
-    """
-    text = os.environ.get(names.BUILD_REQUEST_ENV)
-    if text is None:
-        raise BuildError("InternalError", f"{names.BUILD_REQUEST_ENV} is not set", _REPORT_IT, ExitCode.INTERNAL)
-    try:
-        return BuildRequest.model_validate_json(text)
-    except pydantic.ValidationError as error:
-        found = f"{names.BUILD_REQUEST_ENV} is not a BuildRequest: {error.errors(include_url=False)[0]}"
-        raise BuildError("InternalError", found, _REPORT_IT, ExitCode.INTERNAL) from error
-
-
 def run(step: str, work: Path, source: Path, store: Path, sealed_by_first: Path) -> int:
     """Run one step; returns the exit code of the container."""
     signal.signal(signal.SIGTERM, stop)
-    return guarded(step, lambda: _run(step, Job(read_request(), work, source, store, sealed_by_first)))
+    return guarded(
+        step,
+        lambda: _run(
+            step, Job(environment.read(BuildRequest, names.BUILD_REQUEST_ENV), work, source, store, sealed_by_first)
+        ),
+    )
 
 
 def guarded(step: str, action: Callable[[], None]) -> int:
@@ -105,11 +93,8 @@ def guarded(step: str, action: Callable[[], None]) -> int:
         traceback.print_exc()
         first = str(error).strip().splitlines()[:1]
         message = f"Step {step} failed unexpectedly: {type(error).__name__}: {first[0] if first else 'no message'}"
-        return _fail(BuildError("InternalError", message, _REPORT_IT, ExitCode.INTERNAL))
+        return _fail(BuildError("InternalError", message, REPORT_IT, ExitCode.INTERNAL))
     return ExitCode.OK
-
-
-_REPORT_IT: Final = "This is a defect of bert-operator: please report it with the pod's log."
 
 
 def _run(step: str, job: Job) -> None:
@@ -136,10 +121,10 @@ def _state_before(step: str, job: Job) -> state.State:
         before = state.load(job.work)
     except (OSError, pydantic.ValidationError) as error:
         message = f"Step {step} found no state of an earlier step in {job.work}"
-        raise BuildError("InternalError", message, _REPORT_IT, ExitCode.INTERNAL) from error
+        raise BuildError("InternalError", message, REPORT_IT, ExitCode.INTERNAL) from error
     if before.request_key != job.request.request_key:
         message = f"Step {step} found the state of request {before.request_key}, not of {job.request.request_key}"
-        raise BuildError("InternalError", message, _REPORT_IT, ExitCode.INTERNAL)
+        raise BuildError("InternalError", message, REPORT_IT, ExitCode.INTERNAL)
     if step == LAST_STEP:
         sealed.check(before, job.request, job.sealed)
     return before

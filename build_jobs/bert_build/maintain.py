@@ -4,7 +4,6 @@ Runs in the operator's image. Its log is the answer: a line for each artifact, a
 claim read-only.
 """
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -12,30 +11,24 @@ from typing import Final
 
 import pydantic
 
-from bert_build import job, progress
+from bert_build import environment, job, progress
 from bert_build.failures import BuildError
 from bert_build.store import Store
 from bert_operator.api import names
 from bert_operator.api.maintenance import StoredArtifact, StoreTask
-from bert_operator.api.report import ExitCode, Manifest
+from bert_operator.api.report import Manifest
 
 MAX_LIST_SECONDS: Final = 600.0
 """Older than this, a list of what nothing uses is no ground to remove anything."""
-_REPORT_IT: Final = "bertctl and the operator's image must be of the same release."
+_OTHER_RELEASE: Final = "bertctl and the operator's image must be of the same release."
 
 
 def main(_arguments: list[str], mount: Path = Path(names.STORE_MOUNT)) -> int:
     """Do what the task says; returns the exit code."""
     signal.signal(signal.SIGTERM, job.stop)
-    return job.guarded("store", lambda: _run(_task(), Store(mount)))
-
-
-def _task() -> StoreTask:
-    try:
-        return StoreTask.model_validate_json(os.environ.get(names.STORE_TASK_ENV, ""))
-    except pydantic.ValidationError as error:
-        found = f"{names.STORE_TASK_ENV} is no StoreTask: {error.errors(include_url=False)[0]['msg']}"
-        raise BuildError("InternalError", found, _REPORT_IT, ExitCode.INTERNAL) from error
+    return job.guarded(
+        "store", lambda: _run(environment.read(StoreTask, names.STORE_TASK_ENV, _OTHER_RELEASE), Store(mount))
+    )
 
 
 def _run(task: StoreTask, store: Store) -> None:

@@ -21,15 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-import pydantic
 import yaml
 
-from bert_build import analyzer_config, failures, files, golden_answers, job, progress, report_io
+from bert_build import analyzer_config, environment, failures, files, golden_answers, job, progress, report_io
 from bert_build.failures import BuildError
 from bert_build.triton_admin import Admin, ServerError
 from bert_operator.api import names
 from bert_operator.api.measurement import AskedVariant, MeasuredVariant, ProfileReport, ProfileRequest
-from bert_operator.api.report import ExitCode
 
 STEP: Final = "profile"
 _CSV: Final = "results/metrics-model-inference.csv"
@@ -85,20 +83,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, job.stop)
     folders = Folders()
     action = prepare if options.prepare else measure
-    return job.guarded(STEP, lambda: action(read_request(), folders))
-
-
-def read_request() -> ProfileRequest:
-    """The request that the operator wrote into the container's environment.
-
-    Raises:
-        BuildError: it is missing or not one of ours.
-    """
-    try:
-        return ProfileRequest.model_validate_json(os.environ.get(names.PROFILE_REQUEST_ENV, ""))
-    except pydantic.ValidationError as error:
-        found = f"{names.PROFILE_REQUEST_ENV} is not a ProfileRequest: {error.errors(include_url=False)[0]}"
-        raise BuildError("InternalError", found, _REPORT_IT, ExitCode.INTERNAL) from error
+    return job.guarded(STEP, lambda: action(environment.read(ProfileRequest, names.PROFILE_REQUEST_ENV), folders))
 
 
 def prepare(request: ProfileRequest, folders: Folders) -> None:

@@ -19,7 +19,7 @@ import botocore.session
 from botocore import exceptions, parsers
 
 from bert_build import credentials, destination, download, progress, selection
-from bert_build.failures import BuildError
+from bert_build.failures import BuildError, line
 from bert_build.job import Job
 from bert_build.state import SourceFile
 from bert_operator.api import names
@@ -36,8 +36,6 @@ _FOLDERS: Final = (
     *sorted({n.partition("/")[0] for n in selection.POOLING if "/" in n}),
 )
 _FORBIDDEN: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
-_PASSING: Final = frozenset({408, 409, 425, 429})
-_SERVER_ERRORS: Final = 500
 
 
 class S3Shelf:
@@ -117,16 +115,16 @@ class S3Shelf:
         if isinstance(error, exceptions.SSLError) and _UNTRUSTED in str(error).lower().replace("_", " "):
             return BuildError(
                 "SourceUnreachable",
-                f"{self._service} has a certificate that isn't trusted: {_line(error)}",
+                f"{self._service} has a certificate that isn't trusted: {line(error)}",
                 "Put the certificate of its authority (PEM) under the key ca.crt into the Secret of "
                 "source.s3.credentialsSecretRef.",
             )
         if isinstance(error, parsers.ResponseParserError):
             return BuildError(
-                "SourceUnreachable", f"{self._service} doesn't speak S3: {_line(error)}", _ENDPOINT, ExitCode.PASSING
+                "SourceUnreachable", f"{self._service} doesn't speak S3: {line(error)}", _ENDPOINT, ExitCode.PASSING
             )
         return BuildError(
-            "SourceUnreachable", f"{self._service} can't be reached ({_line(error)}).", _ENDPOINT, ExitCode.PASSING
+            "SourceUnreachable", f"{self._service} can't be reached ({line(error)}).", _ENDPOINT, ExitCode.PASSING
         )
 
     def _page_through(self, folder: str) -> tuple[dict[str, Any], set[str]]:
@@ -179,7 +177,7 @@ class S3Shelf:
             )
         if status in (401, 403) or code in _FORBIDDEN:
             return self._forbidden(code)
-        if status < _SERVER_ERRORS and status not in _PASSING:
+        if not download.passes(status):
             return BuildError(
                 "SourceRefused", f"{self._service} answered {status} {code} for {self._bucket}.", _ENDPOINT
             )
@@ -279,8 +277,3 @@ def _keys(job: Job) -> dict[str, str]:
 
 def _status(error: exceptions.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:200]

@@ -11,7 +11,7 @@ from typing import Final
 import pydantic
 
 from bert_build import formats
-from bert_build.failures import BuildError
+from bert_build.failures import REPORT_IT, BuildError
 from bert_build.state import State
 from bert_operator.api.report import BuildRequest, ExitCode
 
@@ -20,7 +20,6 @@ _NAMED: Final = ("request_key", "revision", "weights_digest")
 """What every first step finds out."""
 _NAMED_SOURCE: Final = ("files", "artifact_key", "toolchain", "reused")
 """What `fetch` finds out as well. The key of an engine is known once its GPU is: it is taken again."""
-_REPORT_IT: Final = "This is a defect of bert-operator: please report it with the pod's log."
 
 
 def seal(state: State, folder: Path) -> None:
@@ -43,7 +42,7 @@ def check(found: State, request: BuildRequest, folder: Path) -> None:
         known = State.model_validate_json((folder / FILE).read_bytes())
     except (OSError, pydantic.ValidationError) as error:
         message = f"publish can't read what the first step sealed in {folder}: {error}"
-        raise BuildError("InternalError", message, _REPORT_IT, ExitCode.INTERNAL) from error
+        raise BuildError("InternalError", message, REPORT_IT, ExitCode.INTERNAL) from error
     compared = _NAMED if request.onnx else _NAMED + _NAMED_SOURCE
     changed = [name for name in compared if getattr(found, name) != getattr(known, name)]
     if request.onnx and found.artifact_key != _engine_key(found, request):

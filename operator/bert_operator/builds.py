@@ -4,7 +4,6 @@ A version has an artifact once a BertArtifact answers its wish on the store's cl
 shared with whoever asks the same. What a Job reported is recorded before the Job may go.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -18,7 +17,7 @@ from bert_operator.api.artifact import BertArtifactSpec
 from bert_operator.api.observed import Manifest
 from bert_operator.api.report import BuildReport, BuildRequest, OnnxArtifact
 from bert_operator.case import Case
-from bert_operator.objects import artifact, job, profile_job
+from bert_operator.objects import artifact, deployment, job, profile_job
 from bert_operator.objects.pod import read_only
 from bert_operator.pod_state import Problem
 from bert_operator.request_key import request_key, same_wish
@@ -351,19 +350,10 @@ def _recorded_revision(case: Case, wish: _Wish) -> str:
             if version.get("revision") and any(same_wish(key, version.get("requestKey", "")) for key in keys):
                 return str(version["revision"])
     for live in case.observed.deployments:
-        for known, revision in _told_revisions(live).items():
+        for known, answer in deployment.answers(live).items():
             if any(same_wish(key, known) for key in keys):
-                return revision
+                return answer["revision"]
     return ""
-
-
-def _told_revisions(live: Manifest) -> dict[str, str]:
-    """Request key -> revision of a Deployment's annotation; nothing if somebody has edited it."""
-    text = (live["metadata"].get("annotations") or {}).get(names.ARTIFACTS_ANNOTATION, "{}")
-    try:
-        return {str(known): str(answer["revision"]) for known, answer in json.loads(text).items()}
-    except (ValueError, AttributeError, LookupError, TypeError):
-        return {}
 
 
 def _watch(case: Case, wish: _Wish, live: Manifest) -> Build:

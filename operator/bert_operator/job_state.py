@@ -56,6 +56,11 @@ def ended(live: Manifest, how: str) -> Mapping[str, Any] | None:
     return None
 
 
+def over(live: Manifest) -> bool:
+    """Whether it has ended, one way or the other."""
+    return bool(ended(live, "Complete") or ended(live, "Failed"))
+
+
 def seconds_to_retry(live: Manifest, failed: Mapping[str, Any], problem: Problem, now: datetime) -> float | None:
     """When a failed Job is tried again, from now; not above 0 is due, None is never.
 
@@ -100,15 +105,13 @@ def misplaced(live: Manifest, queue: str | None) -> bool:
         live: the Job.
         queue: LocalQueue that is asked for, if one is.
     """
-    over = ended(live, "Complete") or ended(live, "Failed")
     asked = (live["metadata"].get("annotations") or {}).get(names.QUEUE_ANNOTATION)
-    return bool(queued(live)) and not over and asked != queue
+    return bool(queued(live)) and not over(live) and asked != queue
 
 
 def without_pod(live: Manifest, pods: Iterable[Manifest]) -> bool:
     """Whether a Job that may run has no pod yet."""
-    over = ended(live, "Complete") or ended(live, "Failed") or queued(live)
-    return alive(live) and not over and newest_pod(live, pods) is None
+    return alive(live) and not over(live) and not queued(live) and newest_pod(live, pods) is None
 
 
 def held_up(live: Manifest, pods: Iterable[Manifest], refused_pods: Mapping[str, str]) -> Problem | None:
@@ -180,10 +183,10 @@ def done_with(
         latest[key(live)] = max(latest.get(key(live), 0), attempt(live))
     going: list[Ref | Departure] = []
     for live in filter(alive, jobs):
-        over = (ended(live, "Complete") and key(live) in recorded) or attempt(live) < latest[key(live)]
+        done = (ended(live, "Complete") and key(live) in recorded) or attempt(live) < latest[key(live)]
         owners = [ref.get("uid") for ref in live["metadata"].get("ownerReferences") or ()]
         unwanted = (key(live) not in wanted or misplaced(live, queue)) and uid in owners
-        if over or (unwanted and owners == [uid]):
+        if done or (unwanted and owners == [uid]):
             going.append(Ref(kind="Job", name=live["metadata"]["name"], uid=live["metadata"]["uid"]))
         elif unwanted:
             going.append(_departure(live, uid))

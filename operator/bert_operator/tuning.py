@@ -206,13 +206,9 @@ def _under_way(case: Case, target: Target, waiting: Tuned) -> Tuned:
     attempts = [live for live in jobs if job_state.key(live) == target.key]
     if attempts:
         return _watch(case, target, waiting, max(attempts, key=job_state.attempt))
-    if any(case.identity.owns(live) and not _over(live) for live in jobs):
+    if any(case.identity.owns(live) and not job_state.over(live) for live in jobs):
         return waiting  # the one that measured for an earlier spec goes first: two at once would measure each other
     return _ask(case, target, waiting, attempt=1)
-
-
-def _over(live: Manifest) -> bool:
-    return bool(job_state.ended(live, "Complete") or job_state.ended(live, "Failed"))
 
 
 def _ask(case: Case, target: Target, tuned: Tuned, *, attempt: int) -> Tuned:

@@ -4,12 +4,13 @@ Live is what any BertDeployment, Deployment, ReplicaSet, pod or Job refers to, w
 ReplicaSet within the history is the way back. When in doubt, something is in use.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bert_operator import job_state
 from bert_operator.api import names
+from bert_operator.objects import deployment
 
 Live = Mapping[str, Any]
 
@@ -37,7 +38,7 @@ def users(record: Live, world: World) -> list[str]:
     makers = (*world.deployments, *world.replica_sets)
     named += [_served_for(live) for live in makers if _mounts(record, _template(live))]
     named += [_served_for(live) for live in world.pods if not _over(live) and _mounts(record, live.get("spec") or {})]
-    named += [_title(live) for live in world.jobs if not _ended(live) and _needed_by_job(record, live)]
+    named += [_title(live) for live in world.jobs if not job_state.over(live) and _needed_by_job(record, live)]
     return list(dict.fromkeys(named))
 
 
@@ -49,7 +50,7 @@ def unsettled(claim: str, world: World) -> list[str]:
     jobs = [
         _title(live)
         for live in world.jobs
-        if not _ended(live) and _component(live) == "build" and claim in _claims(_template(live))
+        if not job_state.over(live) and job_state.component(live) == "build" and claim in _claims(_template(live))
     ]
     unseen = [_title(live) for live in world.berts if _claim_of(live) == claim and not _seen(live)]
     return jobs + unseen
@@ -84,14 +85,10 @@ def _sources(bert: Live) -> set[str]:
     return {str((source.get("artifact") or {}).get("name") or "") for source in sources}
 
 
-def _told(record: Live, deployment: Live) -> bool:
+def _told(record: Live, live: Live) -> bool:
     """By the annotation in which the operator keeps what it serves, so that a lost status loses nothing."""
-    text = (deployment["metadata"].get("annotations") or {}).get(names.ARTIFACTS_ANNOTATION, "{}")
-    try:
-        answers = json.loads(text)
-        told = {str(answer["artifact"]) for answer in answers.values()} | set(answers)
-    except (ValueError, AttributeError, LookupError, TypeError):
-        return False
+    answers = deployment.answers(live)
+    told = set(answers) | {answer["artifact"] for answer in answers.values()}
     return bool(told & {record["metadata"]["name"], *(record["spec"].get("requestKeys") or ())})
 
 
@@ -143,18 +140,9 @@ def _containers(pod_spec: Live) -> Iterator[Live]:
     yield from pod_spec.get("containers") or ()
 
 
-def _component(live: Live) -> str:
-    return str((live["metadata"].get("labels") or {}).get(names.COMPONENT_LABEL, ""))
-
-
 def _over(pod: Live) -> bool:
     """Whether its containers have stopped for good."""
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-
-
-def _ended(job: Live) -> bool:
-    conditions: Iterable[Live] = (job.get("status") or {}).get("conditions") or ()
-    return any(each["type"] in ("Complete", "Failed") and each["status"] == "True" for each in conditions)
 
 
 def _title(live: Live) -> str:

@@ -77,6 +77,18 @@ def manifest(wish: ServerDeployment) -> dict[str, Any]:
     }
 
 
+def answers(live: Manifest) -> dict[str, dict[str, str]]:
+    """Request key -> artifact and revision, of a live Deployment; nothing if somebody has edited its annotation."""
+    text = (live["metadata"].get("annotations") or {}).get(names.ARTIFACTS_ANNOTATION, "{}")
+    try:
+        return {
+            str(known): {name: str(answer[name]) for name in ("artifact", "revision")}
+            for known, answer in json.loads(text).items()
+        }
+    except (ValueError, AttributeError, LookupError, TypeError):
+        return {}
+
+
 def images_wish(spec: api.BertDeploymentSpec) -> str:
     """What the user says about images, as a hash: while it stays, new default images restart no pod."""
     return digest([spec.server.image, spec.server.release])[:16]
