@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from images import debian, oci
+from images import catalog, debian, oci
 from images.cache import Cache
 from images.catalog import Image
 from images.commands import require, run
@@ -22,6 +22,7 @@ from images.progress import step
 
 _KEPT: Final = 4
 """Tags of an image that stay in the storage, the present ones among them: two images with their toolchain's names."""
+_STORAGE_LOCK: Final = "buildah-storage"
 _PROGRAMS: Final = {"buildah": "buildah", "skopeo": "skopeo", "debootstrap": "debootstrap"}
 
 
@@ -63,16 +64,26 @@ class Buildah:
             what=f"building {image.name}",
             log=log,
         )
-        self._drop_old(image)
+        self._drop_old(top)
 
-    def _drop_old(self, image: Image) -> None:
-        """Keep the newest images of this name: each of the others holds layers that nobody needs any more."""
-        listed = self._run("images", "--noheading", "--format", "{{.Name}}:{{.Tag}}", what="listing images").split()
-        repository = image.tag.rpartition(":")[0]
-        tags = [tag for tag in listed if tag.rpartition(":")[0] == repository]
-        for old in old_tags(tags, {image.tag, image.toolchain_tag}):
-            # One that a container of another command still uses can't go; the next build tries again.
-            subprocess.run(self._command("rmi", old), check=False, capture_output=True, env=self._environment())
+    def _drop_old(self, top: Path) -> None:
+        """Keep the newest images of each name: the others hold layers that nobody needs any more.
+
+        Not while another command is at work: buildah fails on an image that goes while it lists them. The last one
+        of several finds the storage free, and one that can't go is tried again by the next build.
+        """
+        with self.cache.try_lock(_STORAGE_LOCK) as alone:
+            if not alone:
+                return
+            listed = self._quietly("images", "--noheading", "--format", "{{.Name}}:{{.Tag}}").split()
+            present = [catalog.image(name, top) for name in catalog.DOCKERFILES]
+            for old in old_tags(listed, {tag for image in present for tag in (image.tag, image.toolchain_tag)}):
+                self._quietly("rmi", old)
+
+    def _quietly(self, *arguments: str) -> str:
+        """The output of housekeeping, whose failure is nobody's trouble now."""
+        command = self._command(*arguments)
+        return subprocess.run(command, check=False, capture_output=True, text=True, env=self._environment()).stdout
 
     def save(self, image: Image, archive: Path) -> None:
         """Write it as an archive that containerd imports under its tag; layers written before aren't written again."""
@@ -102,7 +113,8 @@ class Buildah:
             self._run("rm", container, what="removing the container")
 
     def _run(self, *arguments: str, what: str, log: Path | None = None) -> str:
-        return run(self._command(*arguments), what=what, environment=self._environment(), log=log)
+        with self.cache.lock(_STORAGE_LOCK, shared=True):
+            return run(self._command(*arguments), what=what, environment=self._environment(), log=log)
 
     def _command(self, *arguments: str) -> Sequence[str]:
         storage = [f"--root={self._storage}", f"--runroot={self._state}", "--storage-driver=overlay"]
@@ -128,5 +140,9 @@ class Buildah:
 
 
 def old_tags(newest_first: Sequence[str], needed: Collection[str]) -> list[str]:
-    """Those beyond the newest ones, but never one that is needed."""
-    return [tag for tag in newest_first[_KEPT:] if tag not in needed]
+    """Of each of our images' names the tags beyond the newest ones, but never one that is needed."""
+    ours = {tag.rpartition(":")[0] for tag in needed}
+    tags: dict[str, list[str]] = {name: [] for name in ours}
+    for tag in newest_first:
+        tags.get(tag.rpartition(":")[0], []).append(tag)
+    return [tag for found in tags.values() for tag in found[_KEPT:] if tag not in needed]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,25 @@ class Cache:
         return path
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Only one process at a time makes the thing called `name`; the others wait and then find it made."""
-        with Path(self.folder("locks"), f"{name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Only one process at a time makes the thing called `name`; the others wait and then find it made.
+
+        Those that share it go on side by side; what they keep out is `try_lock`.
+        """
+        with self._lock_file(name) as file:
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def try_lock(self, name: str) -> Iterator[bool]:
+        """Whether nobody else holds it, and nobody will while this is held."""
+        with self._lock_file(name) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def _lock_file(self, name: str) -> IO[str]:
+        return Path(self.folder("locks"), f"{name}.lock").open("w")

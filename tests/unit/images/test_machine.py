@@ -1,5 +1,8 @@
 """What is read from the machine: mirrors, engine, cache folder; and what a user sees when something is missing."""
 
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -121,7 +124,35 @@ def test_building_an_unknown_image_names_the_known_ones(capsys: pytest.CaptureFi
     assert ", ".join(catalog.DOCKERFILES) in capsys.readouterr().err
 
 
-def test_old_images_leave_the_storage_but_never_the_one_just_built() -> None:
-    newest_first = [f"localhost/x:{number}" for number in (7, 6, 5, 4, 3, 2, 1)]
+def test_old_images_leave_the_storage_but_never_a_present_one_and_never_anothers() -> None:
+    newest_first = [f"localhost/{name}:{number}" for number in (7, 6, 5, 4, 3, 2, 1) for name in ("x", "theirs")]
 
     assert old_tags(newest_first, {"localhost/x:7", "localhost/x:2"}) == [f"localhost/x:{n}" for n in (3, 1)]
+
+
+@pytest.mark.parametrize(("another_at_work", "removed"), [(False, ["localhost/bert-operator/operator:1"]), (True, [])])
+def test_no_image_goes_while_another_command_may_be_listing_them(
+    *, another_at_work: bool, removed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = _stub_buildah(tmp_path, [f"localhost/bert-operator/operator:{number}" for number in (5, 4, 3, 2, 1)])
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    buildah = Buildah(Cache(tmp_path / "cache"))
+    other = Cache(tmp_path / "cache").lock("buildah-storage", shared=True) if another_at_work else nullcontext()
+
+    with other:
+        buildah.build(catalog.image("operator"), catalog.TOP)
+
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert any("bud" in line for line in lines)
+    assert [line[-1] for line in lines if "rmi" in line] == removed
+
+
+def _stub_buildah(folder: Path, tags: Sequence[str]) -> Path:
+    """Programs of those names that note their arguments; `images` lists the tags."""
+    log = folder / "called"
+    (folder / "tags").write_text("\n".join(tags))
+    script = f'#!/bin/sh\necho "$@" >> {log}\ncase "$*" in *" images "*) cat {folder / "tags"} ;; esac\n'
+    for name in ("buildah", "skopeo", "debootstrap"):
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    return log
