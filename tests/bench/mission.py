@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -48,14 +47,13 @@ def main() -> int:
 
 
 def _loaded(place: provider.Provider) -> tuple[Kube, Images]:
-    place.up()
     more = [name for name in DOCKERFILES if name not in ("operator", "pytorch", "triton-cpu")]
-    if place.makes_cluster:
-        images, archives = built_images(*more)
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(place.load, archives))
-    else:
-        images = provider.given_images(os.environ, more)
+    if not place.makes_cluster:
+        return place.kube(NAMESPACE), provider.given_images(os.environ, more)
+    images, archives = built_images(*more)
+    place.keep(archives)
+    place.up()
+    place.load(archives)
     return place.kube(NAMESPACE), images
 
 

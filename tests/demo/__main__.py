@@ -1,11 +1,10 @@
-"""`python -m demo up|load|install|serve|clean`: the demo's steps; `make demo` runs them in order."""
+"""`python -m demo keep|up|load|install|serve|clean`: the demo's steps; `make demo` runs them in order."""
 
 import argparse
 import json
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +28,7 @@ SAMPLES: Final = ROOT / "crds" / "samples"
 def main() -> int:
     """Run one step."""
     parser = argparse.ArgumentParser(prog="python -m demo")
-    parser.add_argument("step", choices=("up", "load", "install", "serve", "clean"))
+    parser.add_argument("step", choices=("keep", "up", "load", "install", "serve", "clean"))
     parser.add_argument("--model", type=Path, help="folder of the source model (serve)")
     parser.add_argument("--server", choices=sorted(FOR_SERVER), default="triton", help="which inference server")
     parser.add_argument("--tune", action="store_true", help="let a plan be measured and served by (triton)")
@@ -48,10 +47,15 @@ def _up(place: provider.Provider, _: argparse.Namespace) -> int:
     return 0
 
 
+def _keep(place: provider.Provider, arguments: argparse.Namespace) -> int:
+    if place.makes_cluster:
+        place.keep(built_images(*_more(arguments))[1])
+    return 0
+
+
 def _load(place: provider.Provider, arguments: argparse.Namespace) -> int:
     if place.makes_cluster:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(place.load, built_images(*_more(arguments))[1]))
+        place.load(built_images(*_more(arguments))[1])
     return 0
 
 
@@ -158,7 +162,7 @@ def _say(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-_STEPS: Final = {"up": _up, "load": _load, "install": _install, "serve": _serve, "clean": _clean}
+_STEPS: Final = {"keep": _keep, "up": _up, "load": _load, "install": _install, "serve": _serve, "clean": _clean}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,6 +22,7 @@ _VARIABLES: Final = {
     "operator": ("IMAGE_OPERATOR", "operator/Dockerfile"),
     "pytorch": ("IMAGE_BUILD", "build_jobs/pytorch.Dockerfile"),
     "triton-cpu": ("IMAGE_TRITON", "build_jobs/triton-cpu.Dockerfile"),
+    "triton-cpu-torch": ("IMAGE_TRITON_TORCH", "build_jobs/triton-cpu-torch.Dockerfile"),
     "tensorflow": ("IMAGE_TENSORFLOW", "build_jobs/tensorflow.Dockerfile"),
     "tfserving-standin": ("TFSERVING_IMAGE", "TF Serving's own"),
     "torchserve": ("IMAGE_TORCHSERVE", "build_jobs/torchserve.Dockerfile"),
@@ -49,12 +50,18 @@ class Provider:
         elif self.name == "localcluster":
             _run(sys.executable, "-m", "localcluster", "up", "--name", NAME)
 
-    def load(self, archive: Path) -> None:
-        """Put an image on every node."""
+    def keep(self, archives: Sequence[Path]) -> None:
+        """Unpack images for the nodes of a cluster that comes up later, where that can be done."""
+        if self.name == "localcluster":
+            _run(sys.executable, "-m", "localcluster", "keep-images", *map(str, archives))
+
+    def load(self, archives: Sequence[Path]) -> None:
+        """Put images on every node."""
         if self.name == "kind":
-            _run("kind", "load", "image-archive", str(archive), "--name", NAME)
+            for archive in archives:
+                _run("kind", "load", "image-archive", str(archive), "--name", NAME)
         elif self.name == "localcluster":
-            _run(sys.executable, "-m", "localcluster", "load-image", str(archive), "--name", NAME)
+            _run(sys.executable, "-m", "localcluster", "load-image", *map(str, archives), "--name", NAME)
 
     def down(self) -> None:
         """Remove the cluster if it is ours."""

@@ -77,9 +77,9 @@ def _install(kube: Kube, images: Images, model: Path) -> bool:
 
 def _loaded_images() -> Images:
     references, archives = built_images("tensorflow", "tfserving-standin", "torchserve", "analyzer")
+    localcluster("keep-images", *map(str, archives))
     localcluster("up", "--name", CLUSTER)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda archive: localcluster("load-image", str(archive), "--name", CLUSTER), archives))
+    localcluster("load-image", *map(str, archives), "--name", CLUSTER)
     return references
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from localcluster import cluster, images, prerequisites
+from localcluster import cluster, images, prerequisites, store
 from localcluster.binaries import built
 from localcluster.config import DEFAULT_NAME, Options, cache_folder
 from localcluster.errors import ClusterError
@@ -48,7 +48,12 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _load_image(arguments: argparse.Namespace) -> int:
-    images.load(cluster.find(arguments.name, cache_folder()), arguments.archive)
+    images.load(cluster.find(arguments.name, cache_folder()), arguments.archives)
+    return 0
+
+
+def _keep_images(arguments: argparse.Namespace) -> int:
+    store.keep(cache_folder(), arguments.archives)
     return 0
 
 
@@ -102,9 +107,16 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument("--all", action="store_true", help="every cluster")
     down.set_defaults(run=_down)
 
-    load = commands.add_parser("load-image", parents=[named], help="import an OCI archive into every node")
-    load.add_argument("archive", type=Path)
+    several = argparse.ArgumentParser(add_help=False)
+    several.add_argument("archives", type=Path, nargs="+", metavar="ARCHIVE")
+    load = commands.add_parser("load-image", parents=[named, several], help="import OCI archives into every node")
     load.set_defaults(run=_load_image)
+    keep = commands.add_parser(
+        "keep-images",
+        parents=[several],
+        help="unpack OCI archives for the nodes of later clusters, which start with them",
+    )
+    keep.set_defaults(run=_keep_images)
 
     run = commands.add_parser(
         "exec", parents=[named], help="run a command with KUBECONFIG set and kubectl and helm on PATH"

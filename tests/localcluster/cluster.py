@@ -118,7 +118,7 @@ def _start(options: Options, folders: Folders, binaries: Path) -> Cluster:
     for number in options.node_numbers:
         step(f"preparing {node_name(number)}")
         node.start_runtime(cluster, number)
-        images.load_pause(cluster, number)
+    images.load_pause(cluster)
     step("waiting for the API server")
     control_plane.wait_until_ready(cluster, server)
     control_plane.start_controllers(cluster, binaries)

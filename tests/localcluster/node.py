@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from localcluster import cgroups
+from localcluster import cgroups, store
 from localcluster.certificates import AUTHORITY, certificate_file, key_file, write_kubeconfig
 from localcluster.config import CLUSTER_DOMAIN, PAUSE_IMAGE, Cluster, Folders, node_name
+from localcluster.containerd import Containerd
 from localcluster.errors import ClusterError
 from localcluster.network import enter
 from localcluster.prerequisites import cni_plugins
@@ -47,16 +48,17 @@ def start_runtime(cluster: Cluster, number: int) -> None:
     folder = cluster.folders.node(number)
     for own in _OWN_FOLDERS.values():
         (folder / own).mkdir(parents=True)
+    store.seed(cluster.folders.cache, _store(folder))
     _write_json(folder / "cni" / "10-pods.conflist", network_configuration(cluster, number))
     (folder / "resolv.conf").write_text("")  # what pods with dnsPolicy Default get: no name server of the machine's
     (folder / "containerd.toml").write_text(_containerd_configuration(folder))
     _hold_namespace(cluster, number)
-    containerd = _start(
+    runtime = _start(
         cluster, number, "containerd", [program("containerd"), "--config", str(folder / "containerd.toml")]
     )
     wait_for(
         cluster.folders,
-        containerd,
+        runtime,
         lambda: (folder / "run" / "containerd" / "containerd.sock").exists() and _runtime_answers(cluster, number),
         seconds=_READY_SECONDS,
         what=f"containerd of {node_name(number)}",
@@ -92,6 +94,11 @@ def in_node(cluster: Cluster, number: int, command: Sequence[str]) -> list[str]:
         msg = f"{node_name(number)} of cluster {cluster.options.name} is not running; `up` starts it"
         raise ClusterError(msg)
     return [program("nsenter"), f"--target={holder.pid}", "--net", "--mount", "--", *command]
+
+
+def containerd(cluster: Cluster, number: int) -> Containerd:
+    """A node's container runtime."""
+    return Containerd(in_node(cluster, number, [program("ctr")]), _store(cluster.folders.node(number)))
 
 
 def network_configuration(cluster: Cluster, number: int) -> dict[str, Any]:
@@ -179,6 +186,11 @@ def _containerd_configuration(folder: Path) -> str:
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
 """
+
+
+def _store(folder: Path) -> Path:
+    """Where containerd keeps images and containers; what a node's programs see as /var/lib/containerd."""
+    return folder / "lib" / "containerd"
 
 
 def _hold_namespace(cluster: Cluster, number: int) -> None:

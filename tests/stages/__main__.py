@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from images import catalog
+from images.cache import Cache
 from stages.graph import Result, Runner, Step, counts, table
 from support import s3_server
 
@@ -85,8 +86,10 @@ def _demo(server: str, *, tune: bool) -> int:
     serve = ("serve", *chosen, "--model", str(_model()), "--figures", str(figures))
     steps = [
         *_ground(*catalog.BASIC, *more),
-        _demo_step("cluster", "up", after=("binaries", "venv")),
-        _demo_step("load-images", "load", *chosen, after=("cluster", "images")),
+        # Before there is a node: what is unpacked once, nodes of later runs have from the beginning.
+        _demo_step("keep-images", "keep", *chosen, after=("images", "venv")),
+        _demo_step("cluster", "up", after=("binaries", "keep-images")),
+        _demo_step("load-images", "load", *chosen, after=("cluster",)),
         _demo_step("install", "install", *chosen, after=("load-images",)),
         _demo_step("serve", *serve, after=("install", "model"), live=True),
     ]
@@ -146,8 +149,14 @@ def _unhurried() -> list[Step]:
             command=_tool("images", "run", "tensorflow", *_INSIDE, "tests/build_tensorflow"),
             after=("build",),
         ),
+        # What is unpacked once, the nodes of all later runs have from the beginning.
+        Step(name="keep-images", command=_tool("localcluster", "keep-images", *_archives()), after=("images",)),
     ]
     return [replace(step, background=True) for step in steps]
+
+
+def _archives() -> list[str]:
+    return [str(catalog.image(name).archive(Cache.from_environment())) for name in catalog.DOCKERFILES]
 
 
 def _servers() -> list[Step]:
@@ -186,7 +195,7 @@ def _end_to_end() -> list[Step]:
         Step(
             name="e2e",
             command=[*_pytest(), *side_by_side, "tests/e2e"],
-            after=("model", "s3server", "cluster", "tfserving"),
+            after=("model", "s3server", "cluster", "tfserving", "keep-images"),
             env=model,
         ),
         Step(name="e2e-alone", command=[*_pytest(), *alone], after=("e2e",), env=model),
@@ -220,7 +229,10 @@ def _summary(results: Sequence[Result], seconds: float) -> int:
 
 def _run(steps: Sequence[Step], name: str) -> tuple[list[Result], float]:
     began = time.monotonic()
-    results = asyncio.run(Runner(steps, cache() / "logs" / name).run())
+    try:
+        results = asyncio.run(Runner(steps, cache() / "logs" / name).run())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(f"{name}: stopped; a cluster that was up stays up: python3 -m localcluster down --all")
     seconds = time.monotonic() - began
     print(f"\n{table(results, _note)}\n{'total':<13}  {'':>8}  {seconds:7.1f}s", flush=True)
     return results, seconds

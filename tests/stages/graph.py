@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -62,11 +63,17 @@ class Runner:
             raise ValueError(f"steps wait for unknown steps: {', '.join(sorted(unknown))}")
 
     async def run(self) -> list[Result]:
-        """Run everything; a failed step stops only what waits for it."""
+        """Run everything; a failed step stops only what waits for it.
+
+        Raises:
+            asyncio.CancelledError: this process was told to stop (SIGTERM, Ctrl-C), and with it all that it started.
+        """
         self.logs.mkdir(parents=True, exist_ok=True)
         for name in self.steps:
             self._tasks[name] = asyncio.create_task(self._run_step(self.steps[name]))
-        return [await self._tasks[name] for name in self.steps]
+        everything = asyncio.gather(*self._tasks.values())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, everything.cancel)
+        return await everything
 
     async def _run_step(self, step: Step) -> Result:
         await asyncio.sleep(0)  # lets `run` register every task first
@@ -87,16 +94,30 @@ class Runner:
         env = {**os.environ, **step.env}
         command = ["nice", *step.command] if step.background else step.command
         if log is None:
-            process = await asyncio.create_subprocess_exec(*command, env=env)
-            return await process.wait()
+            return await _ended(await asyncio.create_subprocess_exec(*command, env=env, start_new_session=True))
         with log.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
-                *command, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=file, stderr=asyncio.subprocess.STDOUT
+                *command,
+                env=env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=file,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
             )
-            return await process.wait()
+            return await _ended(process)
 
     def _say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.began:6.1f} s] {text}", file=self.out, flush=True)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    """Its exit code. It leads a session: all that it started goes with it when this process is told to stop."""
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        os.killpg(process.pid, signal.SIGTERM)
+        await process.wait()
+        raise
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> str:

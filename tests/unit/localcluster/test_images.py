@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from localcluster.archives import archived_images, copy_archive, write_archive
+from localcluster.containerd import parse_images
 from localcluster.errors import ClusterError
-from localcluster.images import archived_images, parse_images, write_archive
+from localcluster.store import outdated
 
 _NAME = "localhost/tool:1"
 
@@ -61,6 +63,22 @@ def test_an_archive_without_an_index_is_of_no_known_image(tmp_path: Path) -> Non
     with tarfile.open(path, "w"):
         pass
     assert archived_images(path) == set()
+
+
+def test_a_copy_lacks_only_the_blobs_that_are_there_already(archive: Path, tmp_path: Path) -> None:
+    blobs = _blobs(archive)
+    there = next(name for name in blobs if name.startswith("blobs/"))
+    copy = tmp_path / "copy.tar"
+
+    with copy.open("wb") as out:
+        copy_archive(archive, out, {Path(there).name})
+
+    assert _blobs(copy) == {name: blob for name, blob in blobs.items() if name != there}
+
+
+def test_of_an_image_that_was_named_anew_the_older_ones_go_and_no_others() -> None:
+    names = {"local/pause:1", "local/tool:1", "local/tool:2", "local/tools:1"}
+    assert outdated(names, {"local/tool:2"}) == {"local/tool:1"}
 
 
 def test_a_file_that_is_no_archive_is_the_users_to_fix(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Steps run as soon as what they wait for is done; a failure stops only what waits for it."""
 
+import asyncio
 import io
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +52,19 @@ async def test_a_background_step_leaves_the_processor_to_the_others(tmp_path: Pa
     await Runner(steps, tmp_path, io.StringIO()).run()
     front, back = (int((tmp_path / f"{step.name}.log").read_text()) for step in steps)
     assert back == min(front + 10, 19)
+
+
+async def test_told_to_stop_it_takes_everything_along_that_it_started(tmp_path: Path) -> None:
+    pipe = tmp_path / "open as long as a process of the step lives"
+    os.mkfifo(pipe)
+    step = Step(name="long", command=["sh", "-c", 'exec 3> "$0"; sleep 600 & wait', str(pipe)])
+    running = asyncio.create_task(Runner([step], tmp_path, io.StringIO()).run())
+    with await asyncio.to_thread(pipe.open, "rb") as reading:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert await asyncio.to_thread(reading.read) == b""
 
 
 def test_a_step_that_waits_for_nobody_known_is_refused(tmp_path: Path) -> None:
