@@ -10,7 +10,7 @@ RUN = PYTHONPATH=$(CURDIR)/operator:$(CURDIR)/build_jobs:$(CURDIR)/tests $(VENV)
 BIN = $(dir $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-mission demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv tensorrt-api support-matrix
+.PHONY: help campaign bench-operator bench-build bench-mission demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv tensorrt-api support-matrix data-safety
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,20 @@ lock: venv ## resolve the dependencies anew and write the hashed requirements
 bench-mission: ## every sample end to end on one cluster; prints one JSON line last
 	@$(PYTHON) -m stages mission
 
+bench-operator: venv ## the operator's speed, requests and memory beside a bare kopf operator; one JSON line last; ONLY=P1,P3, N=100 (full: about an hour, writes docs/bench-operator.*)
+	@$(RUN) -m bench.operator_bench $(if $(ONLY),--only $(ONLY)) $(if $(N),--n $(N)) $(if $(ONLY)$(N),,--write)
+
+bench-build: ## our build command beside `optimum-cli export onnx`, bert-base; prints one JSON line last; writes docs/bench-build.* (8 minutes; not in `make test`)
+	@$(PYTHON) -m bench.build --write
+
+campaign: venv ## the fault campaign in full (up to 90 minutes), writes docs/campaign.*; RESUME=1, ONLY=R1/create/3/before, AT_ONCE=6
+	@$(RUN) -m chaos $(if $(ONLY),$(addprefix --only ,$(ONLY)),--write) $(if $(RESUME),--resume) $(if $(AT_ONCE),--at-once $(AT_ONCE))
+
 support-matrix: venv ## build and spoil every family, task and format in the build images; writes docs/support-matrix.* (5 minutes; not in `make test`)
 	@$(RUN) -m matrix
+
+data-safety: venv ## kill, freeze and lie to builders and collectors of one store, ROUNDS=500 times from SEED=1 on; writes docs/data-safety.json
+	@$(RUN) -m chaos.store_rounds --rounds $(or $(ROUNDS),500) --seed $(or $(SEED),1) $(if $(SEED),,--sweep --write docs/data-safety.json)
 
 tensorrt-api: venv ## hold the compile script against the real TensorRT 10 and 11 (1.1 GB, no GPU needed; not in `make test`)
 	@FOLDER=$$($(PYTHON) -m images.tensorrt_libraries) && BERTOPS_TENSORRT="$$FOLDER" $(RUN) -m pytest -q tests/tensorrt

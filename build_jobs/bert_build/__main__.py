@@ -1,16 +1,19 @@
 """`python -m bert_build <step>`: what the containers of build Jobs and serving pods run.
 
-Imports nothing but the standard library before it knows the step: preflight and verify run in the small image, and a
+Imports nothing beyond the standard library before it knows the step: preflight and verify run in the small image, and a
 step with nothing to do must not pay for what it would have used.
 """
 
 import argparse
+import gc
 import importlib
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Final
+
+from bert_build import processors
 
 JOB_STEPS: Final = ("fetch", "inspect", "answer", "convert", "compare", "publish", "stage")
 COMMANDS: Final = {
@@ -21,6 +24,8 @@ COMMANDS: Final = {
     "profile": "bert_build.profile",
 }
 """Each holds `main(arguments) -> exit code`."""
+_GARBAGE: Final = 100_000
+"""New objects after which garbage is looked for."""
 
 
 def main(arguments: list[str]) -> int:
@@ -38,6 +43,9 @@ def main(arguments: list[str]) -> int:
     if options.step not in ("fetch", "publish") and _reused(options.work):
         sys.stdout.write(f"[{options.step}] nothing to do: the artifact is in the store already\n")
         return 0
+    processors.one_thread_each()
+    # What is imported stays, and is looked through again and again otherwise: a tenth of a step's start.
+    gc.set_threshold(_GARBAGE)
     job = importlib.import_module("bert_build.job")
     return int(job.run(options.step, options.work, options.source, options.store, options.sealed))
 

@@ -6,7 +6,8 @@ the artifact must repeat.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -18,12 +19,14 @@ from bert_build import (
     formats,
     golden_answers,
     probes,
+    processors,
     progress,
     pvc,
     recorded,
     samples,
     selection,
     texts,
+    user_texts,
 )
 from bert_build.failures import BuildError
 from bert_build.job import Job
@@ -31,16 +34,19 @@ from bert_build.recorded import Recorded
 from bert_build.samples import Arrays, Sample
 from bert_build.state import State
 from bert_operator.api import names
-from bert_operator.api.spec import Precision
+from bert_operator.api.spec import Format, Precision
 
 GOLDEN_BYTES: Final = 2 << 20
 """What golden requests may take in all."""
-_CHEAP: Final = 200
+_CHEAP: Final = 64
 """Tokens, of requests that are asked once more with a fault."""
 
 
 class Source(Protocol):
     """A source model that can be asked."""
+
+    side_by_side: bool
+    """Whether threads may ask it at once."""
 
     def answer(self, request: Arrays, /) -> Arrays:
         """Answer one request."""
@@ -51,28 +57,53 @@ def run(job: Job, state: State) -> State:
     supply, origin = _supply(job)
     progress.say("answer", f"token ids: {origin}")
     build = job.request.build
-    model: Source = importlib.import_module(formats.SOURCES[build.framework]).load(job.model, build.task)
-    words = list(texts.samples(job.model, build)) if formats.recipe(build).texts else []
-    wanted = [*probes.texts(job.model, supply, build), *words]
-    calibration = probes.calibration(job.model, supply, build) if build.precision is Precision.INT8 else []
+    recipe = formats.recipe(build)
+    with pvc.watched(state):
+        model: Source = importlib.import_module(formats.SOURCES[build.framework]).load(job.model, build.task)
+    words = list(texts.samples(job.model, build)) if recipe.texts else []
+    own = user_texts.load(job, user_texts.SAMPLES)
+    wanted = [*probes.texts(job.model, supply, build, own), *words]
+    calibration = _calibration(job, supply)
     answers: list[Recorded] = []
-    for number, sample in enumerate(wanted, start=1):
-        answers.append(_asked(model.answer, sample))
-        progress.say("answer", f"{100 * number // len(wanted)} % source model answered: {sample.name}")
+    for number, one in enumerate(_all_asked(model, wanted), start=1):
+        answers.append(one)
+        progress.say("answer", f"{100 * number // len(wanted)} % source model answered: {one.sample.name}")
     recorded.save(job.work / recorded.FILE, answers, supply.pad, calibration)
     judged = figures.unquantised(build)
     warnings = _blind_spots(model.answer, answers, figures.limits(judged.fidelity, judged.precision), supply)
     for warning in warnings:
         progress.say("answer", f"warning: {warning}")
-    golden = [_asked(model.answer, sample) for sample in (*samples.golden(supply, build), *words)]
-    _write_golden(job, golden)
-    pvc.unchanged(state)
+    golden = _all_asked(model, list(samples.golden(supply, build)))
+    _write_golden(job, [*golden, *answers[len(wanted) - len(words) :]])
+    if recipe.prepare:
+        importlib.import_module(recipe.prepare).prepare(job, model)
     return state.model_copy(update={"warnings": warnings})
+
+
+def _calibration(job: Job, supply: samples.Tokens) -> list[Sample]:
+    """For INT8 here, or in an engine that is compiled from this ONNX model: nothing else of the source gets there."""
+    build = job.request.build
+    if build.precision is not Precision.INT8 and build.format is not Format.ONNX:
+        return []
+    return probes.calibration(job.model, supply, build, user_texts.load(job, user_texts.CALIBRATION))
 
 
 def _supply(job: Job) -> tuple[samples.Tokens, str]:
     config = config_checks.check((job.model / selection.CONFIG).read_bytes(), job.request.build)
     return samples.tokens(job.model, config)
+
+
+def _all_asked(model: Source, wanted: Sequence[Sample]) -> Iterator[Recorded]:
+    """Every answer, in the order of the requests; each processor answers another one."""
+    pool = ThreadPoolExecutor(processors.count() if model.side_by_side else 1)
+    try:
+        # The longest first, as the last ones would be waited for by all.
+        order = sorted(range(len(wanted)), key=lambda number: -wanted[number].real.size)
+        found = {number: pool.submit(_asked, model.answer, wanted[number]) for number in order}
+        for number in range(len(wanted)):
+            yield found[number].result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _asked(ask: Callable[[Arrays], Arrays], sample: Sample) -> Recorded:

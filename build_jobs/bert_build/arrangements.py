@@ -4,7 +4,7 @@ The source model was asked each text alone and unpadded. Whatever a server does 
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -51,10 +51,12 @@ def arrange(texts: Sequence[Sample], build: Build, pad: int) -> Iterator[Arrange
     for index, text in enumerate(texts):
         yield Arrangement(Kind.ALONE, text, (index,))
     plain = [index for index, text in enumerate(texts) if of_tokens(text.inputs)]
-    for index, length in _paddings([(index, _length(texts[index])) for index in plain], samples.buckets(build)):
-        yield Arrangement(Kind.PADDED, padded(texts[index], length, pad), (index,))
     rows = build.engine_batch if build.format is Format.TENSORRT else max(_ROWS)
-    for group in _groups(plain, texts, rows):
+    groups = list(_groups(plain, texts, rows))
+    shown = {length for group in groups if (length := _shown([_length(texts[index]) for index in group])) > _SHORT}
+    for index, length in _paddings([(index, _length(texts[index])) for index in plain], samples.compared(build), shown):
+        yield Arrangement(Kind.PADDED, padded(texts[index], length, pad), (index,))
+    for group in groups:
         length = max(_length(texts[index]) for index in group)
         name = f"a batch of {len(group)}: {'; '.join(texts[index].name for index in group)}"
         yield Arrangement(Kind.MIXED, _joined([texts[index] for index in group], length, pad, name), tuple(group))
@@ -76,8 +78,16 @@ def padded(text: Sample, length: int, pad: int) -> Sample:
     return _joined([text], length, pad, f"{text.name}, padded to {length}")
 
 
-def _paddings(lengths: Sequence[tuple[int, int]], buckets: Sequence[int]) -> list[tuple[int, int]]:
-    """Which text is padded to which length: every one to the next bucket, a short one to every bucket."""
+def _paddings(
+    lengths: Sequence[tuple[int, int]], buckets: Sequence[int], shown: Collection[int]
+) -> list[tuple[int, int]]:
+    """Which text is padded to which length: every one to the next bucket, a short one to every bucket.
+
+    Args:
+        lengths: number and tokens of each text.
+        buckets: in order.
+        shown: lengths to which a mixed batch pads a short text anyway: long ones cost time, and are asked once.
+    """
     found: dict[tuple[int, int], None] = {}
     for index, length in lengths:
         above = [bucket for bucket in buckets if bucket > length]
@@ -86,13 +96,21 @@ def _paddings(lengths: Sequence[tuple[int, int]], buckets: Sequence[int]) -> lis
     # One token alone says least about what padding does to it.
     short = min((pair for pair in lengths if pair[1] > 1), key=lambda pair: pair[1], default=None)
     if short:
-        found |= dict.fromkeys((short[0], bucket) for bucket in buckets if bucket > short[1])
+        found |= dict.fromkeys((short[0], bucket) for bucket in buckets if bucket > short[1] and bucket not in shown)
     return list(found)
+
+
+def _shown(lengths: Sequence[int]) -> int:
+    """The length to which a mixed batch pads a text of more than one token; 0 if it doesn't."""
+    return max(lengths) if any(1 < length < max(lengths) for length in lengths) else 0
 
 
 def _groups(plain: Sequence[int], texts: Sequence[Sample], most: int) -> Iterator[list[int]]:
     """Batches in which the longest text left meets the shortest ones left."""
     order = sorted(plain, key=lambda index: _length(texts[index]))
+    if order and _length(texts[order[0]]) == 1:
+        # The longest ones meet texts that show more of what padding does than a single token.
+        order.insert(2, order.pop(0))
     shortest = order[:1]
     while order and len(plain) > 1 and most > 1:
         fitting = max(_ROWS[0], min(_ROWS[1], _BATCH_TOKENS // _length(texts[order[-1]])))

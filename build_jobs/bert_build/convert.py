@@ -17,6 +17,8 @@ def run(job: Job, state: State) -> State:
     shutil.rmtree(job.artifact, ignore_errors=True)
     job.artifact.mkdir(parents=True)
     recipe = formats.recipe(job.request.build)
-    importlib.import_module(recipe.module).convert(job)
+    with pvc.watched(state):
+        importlib.import_module(recipe.module).convert(job)
+    # It covers `answer` as well: what changed between the two is still changed.
     pvc.unchanged(state)
     return state

@@ -1,10 +1,13 @@
-"""The format `tensorrt`: judges what the script in NVIDIA's image left. The step `compare` of a compile Job.
+"""The format `tensorrt`: judges what the script in NVIDIA's image left. The steps `compare…` of a compile Job.
 
 Reads what was found and what the engine answered, and believes neither: the key is taken again, types and shapes are
-held against what was asked, and the answers go through the same comparison as those of every other format.
+held against what was asked, and the answers go through the same comparison as those of every other format. An engine
+that isn't close enough is dropped for the next finer precision, if the spec allows: its graph is staged for the
+containers that follow.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -14,21 +17,44 @@ from typing import Any, Final
 import numpy as np
 from pydantic import Field
 
-from bert_build import engine_plan, fidelity, progress
+from bert_build import engine_plan, fidelity, lowered, progress, recorded, rungs
 from bert_build.failures import BuildError
 from bert_build.job import Job
+from bert_build.judge import TooFarError
 from bert_build.samples import Arrays
 from bert_build.state import State
+from bert_build.store import Store
+from bert_operator.api import names, steps
 from bert_operator.api.base import Model
-from bert_operator.api.report import EngineProfile, ExitCode, TensorSpec
-from bert_operator.api.spec import Precision
+from bert_operator.api.report import EngineProfile, ExitCode, Lowering, TensorSpec
+from bert_operator.api.spec import Build, Precision
 
 _TYPES: Final = {"INT64": "<i8", "INT32": "<i4", "FP32": "<f4", "FP16": "<f2"}
 _REPORT_IT: Final = "Please report this with the pod's log."
-_LIKE_FP32: Final = 0.75
-"""An engine whose size is at least this share of its FP32 weights holds FP32 weights."""
 _SMALL: Final = 16 << 20
 """Below so many bytes of weights an engine's size says nothing: kernels take more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """By what an engine shows that it is in a precision."""
+
+    products: tuple[str, ...]
+    """Types that the network's matrix products may have."""
+    layers: str
+    """Type that some layer of the engine must have."""
+    growth: float = float("inf")
+    """Where layers tell nothing: how many times as large as its graph an engine may be. Wider weights take more."""
+
+
+MARKS: Final = {
+    "fp32": Mark(("FP32",), "FP32"),
+    "fp16": Mark(("FP16",), "FP16", 1.5),
+    "bf16": Mark(("BF16",), "BF16", 1.5),
+    steps.MIXED: Mark(("FP16", "FP32"), "FP16"),
+    # Those between Q/DQ nodes are FP32 by name, and those of attention are FP16.
+    "int8": Mark(("FP16", "FP32"), "INT8", 1.15),
+}
 
 
 class Found(Model):
@@ -41,8 +67,13 @@ class Found(Model):
     reused: bool
     seconds: float = 0.0
     plan_bytes: int = 0
+    failed: str = ""
+    """What TensorRT said that it can't compile; then the next precision is tried."""
+    graph_bytes: int = 0
+    quantize_layers: int = 0
     matmul_types: dict[str, int] = Field(default_factory=dict)
     layer_types: dict[str, int] = Field(default_factory=dict)
+    gemm_types: dict[str, int] = Field(default_factory=dict)
     inputs: list[TensorSpec] = Field(default_factory=list)
     outputs: list[TensorSpec] = Field(default_factory=list)
     profiles: list[EngineProfile] = Field(default_factory=list)
@@ -51,8 +82,10 @@ class Found(Model):
 
 
 def run(job: Job, state: State) -> State:
-    """Hold the engine against what was asked, compare its answers, keep what was measured."""
+    """Hold the engine against what was asked and compare its answers; keep it, or stage the next precision."""
     wish = json.loads((job.work / engine_plan.WISH_FILE).read_bytes())
+    if job.rung and (wish["settled"] or wish["precision"] != job.rung):
+        return state
     found = Found.model_validate_json((job.work / engine_plan.FOUND_FILE).read_bytes())
     _check_key(wish, found)
     known = {
@@ -62,36 +95,111 @@ def run(job: Job, state: State) -> State:
         "tensorrt_version": found.tensorrt_version,
     }
     if found.reused:
+        rungs.settle(job.work, settled=True)
         progress.say("compare", f"tensorrt-{found.artifact_key} is in the store already")
         return state.model_copy(update=known)
-    fault = precision_fault(job.request.build.precision, found, 4 * state.parameters) or shape_fault(wish, found)
-    if fault:
-        raise BuildError("EngineNotAsAsked", f"{fault} ({found.gpu}, TensorRT {found.tensorrt_version}).", _REPORT_IT)
+    _keep_timing_cache(job, found.timing_cache)
+    try:
+        judged = _judged(job, wish, found)
+    except RefusedError as error:
+        return _fall_back(job, state, wish["precision"], error)
+    rungs.settle(job.work, settled=True)
+    step = f"compile-{job.rung}" if job.rung else "compile"
+    known |= judged | {
+        "profiles": found.profiles,
+        "toolchain": {**state.toolchain, "tensorrt": found.tensorrt_version, "gpu": found.gpu},
+        "durations": {**state.durations, step: found.seconds},
+        "lowering": _lowering(job.request.build, wish["precision"], state.refused),
+    }
+    return state.model_copy(update=known)
+
+
+class RefusedError(Exception):
+    """An engine that isn't what was asked for, or not close enough; `error` is what to raise where nothing follows."""
+
+    def __init__(self, why: str, error: BuildError) -> None:
+        super().__init__(why)
+        self.error = error
+
+
+def _judged(job: Job, wish: dict[str, Any], found: Found) -> dict[str, Any]:
+    """What is known of an engine that is as it was asked for and close enough.
+
+    Raises:
+        RefusedError: it isn't, which another precision may change.
+        BuildError: its shapes or types are wrong, which none would change.
+    """
+    where = f"({found.gpu}, TensorRT {found.tensorrt_version})"
+    if found.failed:
+        advice = "See the pod's log; a GPU with more free memory or a smaller build.maxBatchSize may help."
+        raise RefusedError(found.failed, BuildError("CompileFailed", f"{found.failed} {where}.", advice))
+    if fault := shape_fault(wish, found):
+        raise BuildError("EngineNotAsAsked", f"{fault} {where}.", _REPORT_IT)
+    if fault := precision_fault(wish["precision"], found):
+        raise RefusedError(fault, BuildError("EngineNotAsAsked", f"{fault} {where}.", _REPORT_IT))
     progress.say(
         "compare", f"{found.gpu}: {progress.size(found.plan_bytes)}, layers {found.layer_types or found.matmul_types}"
     )
-    _keep_timing_cache(job, found.timing_cache)
-    known |= {
-        "profiles": found.profiles,
-        "toolchain": {**state.toolchain, "tensorrt": found.tensorrt_version, "gpu": found.gpu},
-        "durations": {**state.durations, "compile": found.seconds},
-    }
-    return fidelity.run(job, state.model_copy(update=known))
+    build = job.request.build
+    recording = recorded.load(job.work / recorded.FILE)
+    session = open_session(job.artifact)
+    try:
+        close = fidelity.compare(build, recording, session, limits=rungs.judged_by(build, wish["precision"]))
+    except TooFarError as error:
+        raise RefusedError(error.found, error) from error
+    shutil.copyfile(job.work / names.GOLDEN_FILE, job.artifact / names.GOLDEN_FILE)
+    return {"fidelity": close, "inputs": session.inputs, "outputs": session.outputs}
 
 
-def precision_fault(precision: Precision, found: Found, fp32_bytes: int) -> str:
+def _fall_back(job: Job, state: State, rung: str, refusal: RefusedError) -> State:
+    """Stage the next precision that this CPU finds close enough.
+
+    Raises:
+        BuildError: there is none, or the spec allows none.
+    """
+    build, onnx = job.request.build, job.request.onnx
+    order = steps.ladder(build)
+    following = order[order.index(rung) + 1 :]
+    refused = [*state.refused, f"{rung}: {refusal}"]
+    progress.say("compare", f"{rung} is refused: {refusal}")
+    if not following or onnx is None:
+        raise refusal.error if len(refused) == 1 else rungs.none_is_close(refused)
+    folder = Store(job.store).path("onnx", onnx.artifact_key)
+    chosen, also = rungs.stage(job, folder, recorded.load(job.work / recorded.FILE), following)
+    rungs.settle(job.work, **engine_plan.attempt(build, chosen))
+    shutil.rmtree(job.artifact, ignore_errors=True)
+    job.artifact.mkdir()
+    progress.say("compare", f"falls back to {chosen}")
+    return state.model_copy(update={"refused": [*refused, *also]})
+
+
+def _lowering(build: Build, rung: str, refused: list[str]) -> Lowering | None:
+    """What the status says where it isn't the precision that was asked for."""
+    if rung == build.precision.value:
+        return None
+    return Lowering(asked=build.precision.value, achieved=rung, why=lowered.cut("; ".join(refused)))
+
+
+def precision_fault(rung: str, found: Found) -> str:
     """What says that the engine isn't in the precision that was asked for, or nothing.
 
     A build that quietly falls back to FP32 answers well, so no comparison would notice.
     """
-    wanted = {Precision.FP32: "FP32", Precision.FP16: "FP16"}[precision]
-    others = {name: count for name, count in found.matmul_types.items() if name != wanted}
-    if others or not found.matmul_types:
-        return f"The network's matrix products are {found.matmul_types or 'none'}, {precision.value} was asked for"
-    if precision is Precision.FP16 and "FP16" not in found.layer_types:
-        size = f"{found.plan_bytes} bytes, the model's fp32 weights {fp32_bytes}"
-        if fp32_bytes >= _SMALL and found.plan_bytes >= _LIKE_FP32 * fp32_bytes:
-            return f"The engine holds fp32: no layer of it is FP16 ({found.layer_types}) and it has {size}"
+    mark = MARKS[rung]
+    others = {name: count for name, count in found.matmul_types.items() if name not in mark.products}
+    if others or not found.matmul_types or (rung == steps.MIXED and "FP16" not in found.matmul_types):
+        return f"The network's matrix products are {found.matmul_types or 'none'}, {rung} was asked for"
+    if rung == Precision.INT8.value and not found.quantize_layers:
+        return "The network holds no quantised value, int8 was asked for"
+    if rung == Precision.INT8.value and found.gemm_types and "INT8" not in found.gemm_types:
+        return f"The engine's matrix products take {found.gemm_types}, int8 was asked for"
+    if mark.layers in found.layer_types or found.graph_bytes < _SMALL:
+        return ""
+    if found.layer_types and rung == steps.MIXED:
+        return f"No layer of the engine is FP16 ({found.layer_types}), mixed was asked for"
+    if found.plan_bytes > mark.growth * found.graph_bytes:
+        size = f"{found.plan_bytes} bytes, its graph {found.graph_bytes}"
+        return f"The engine isn't {rung}: no layer of it is {mark.layers} ({found.layer_types}) and it has {size}"
     return ""
 
 
@@ -102,8 +210,11 @@ def shape_fault(wish: dict[str, Any], found: Found) -> str:
         return f"The engine's profiles are {found.profiles}, asked for were {profiles}"
     if sorted(tensor.name for tensor in found.inputs) != sorted(wish["inputs"]):
         return f"The engine's inputs are {[tensor.name for tensor in found.inputs]}, the graph's {wish['inputs']}"
-    unknown = [tensor for tensor in (*found.inputs, *found.outputs) if tensor.dtype not in _TYPES]
-    return f"Tensor {unknown[0].name} of the engine is {unknown[0].dtype}" if unknown else ""
+    for tensor in (*found.inputs, *found.outputs):
+        if tensor.dtype not in _TYPES or tensor.dtype != wish["tensors"].get(tensor.name):
+            graph = wish["tensors"].get(tensor.name, "of another name")
+            return f"Tensor {tensor.name} of the engine is {tensor.dtype}, the graph's is {graph}"
+    return ""
 
 
 class Session:

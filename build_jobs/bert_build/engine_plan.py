@@ -8,6 +8,7 @@ import json
 from typing import Any, Final
 
 from bert_build import keys, samples
+from bert_operator.api import steps
 from bert_operator.api.report import EngineProfile, OnnxArtifact
 from bert_operator.api.spec import Build, Precision
 
@@ -23,6 +24,7 @@ GRAPH_FILE: Final = "engine/model.onnx"
 
 WORKSPACE_BYTES: Final = 4 << 30
 """Scratch memory that a kernel may take on the GPU; BERT's need far less."""
+_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
 OPTIMIZATION_LEVEL: Final = 3
 """TensorRT's default: more takes much longer and seldom helps a transformer."""
 
@@ -55,24 +57,44 @@ def profile_for(shapes: list[EngineProfile], batch: int, length: int) -> int:
     raise ValueError(f"no profile takes a batch of {batch} with {length} tokens")
 
 
-def wish(build: Build, onnx: OnnxArtifact, inputs: list[str], toolchain: dict[str, str]) -> dict[str, Any]:
-    """Everything that the script is told, but for the requests and what the store has already."""
+def wish(build: Build, onnx: OnnxArtifact, tensors: dict[str, str], toolchain: dict[str, str]) -> dict[str, Any]:
+    """Everything that the script is told, but for the requests and what the store has already.
+
+    Args:
+        build: what the user asks for.
+        onnx: what is compiled.
+        tensors: type of each input and output of the graph, inputs first, by Triton's names.
+        toolchain: what decides, beside the build, which graph is compiled.
+    """
     return {
         "graph": GRAPH_FILE,
         "plan": "artifact/model.plan",
-        "precision": build.precision.value,
-        "inputs": inputs,
+        "inputs": [name for name in tensors if name in _INPUTS],
+        "tensors": tensors,
         "profiles": [profile.model_dump() for profile in profiles(build)],
         "workspace_bytes": WORKSPACE_BYTES,
         "optimization_level": OPTIMIZATION_LEVEL,
-        # FP32 means FP32: with TF32 products keep 10 bits of their operands. Beside FP16 it would do no harm.
-        "tf32": build.precision is not Precision.FP32,
+        **attempt(build, build.precision.value),
         "expected": {
             "profile": onnx.profile,
             "compute_capability": onnx.compute_capability,
             "tensorrt_version": onnx.tensorrt_version,
         },
         "key_material": key_material(build, onnx.artifact_key, toolchain),
+    }
+
+
+def attempt(build: Build, rung: str) -> dict[str, Any]:
+    """What the script is told about one precision of those that an engine may get."""
+    order = steps.ladder(build)
+    return {
+        "precision": rung,
+        # FP32 means FP32: with TF32 products keep 10 bits of their operands. Beside FP16 it would do no harm.
+        "tf32": rung != Precision.FP32.value,
+        "least_capability": steps.BF16_FROM if rung == Precision.BF16.value else 0.0,
+        # Then what TensorRT refuses ends no Job: the next precision is tried.
+        "falls_back": order.index(rung) + 1 < len(order),
+        "settled": False,
     }
 
 

@@ -3,7 +3,7 @@
 import shutil
 from typing import Protocol
 
-from bert_build import formats, keys, progress, pvc, remote, store
+from bert_build import formats, keys, progress, pvc, remote, store, user_texts
 from bert_build.job import Job
 from bert_build.state import SourceFile, State
 
@@ -26,10 +26,15 @@ def run(job: Job, state: State) -> State:
     """
     shutil.rmtree(job.model, ignore_errors=True)
     job.model.mkdir(parents=True)
+    state = state.model_copy(update={"texts": user_texts.bring(job)})
     source = _source(job)
     revision, found = source.collect()
     recipe = formats.recipe(job.request.build)
-    state = state.model_copy(update={"revision": revision, "files": found, "toolchain": formats.toolchain(recipe)})
+    toolchain = formats.toolchain(recipe)
+    if job.request.trace_device is not None:
+        # A trace remembers its device: one for CPUs is another artifact.
+        toolchain |= {"device": job.request.trace_device}
+    state = state.model_copy(update={"revision": revision, "files": found, "toolchain": toolchain})
     if all(file.sha256 for file in found.values()):
         state = _identified(job, state)
     if not state.reused:
@@ -59,12 +64,12 @@ def _identified(job: Job, state: State) -> State:
     """The state with the digests of the source and the artifact, and whether that is published."""
     recipe = formats.recipe(job.request.build)
     digest = keys.weights_digest(state.files)
-    key = keys.artifact_key(digest, job.request.build, recipe.name, state.toolchain)
+    key = keys.artifact_key(digest, job.request.build, recipe.name, state.toolchain, state.texts)
     return state.model_copy(
         update={
             "weights_digest": digest,
             "artifact_key": key,
             "revision": state.revision or f"sha256:{digest}",
-            "reused": key != state.artifact_key and store.Store(job.store).sound(recipe.name, key) is not None,
+            "reused": key != state.artifact_key and store.Store(job.store).found(recipe.name, key) is not None,
         }
     )

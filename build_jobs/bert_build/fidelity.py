@@ -48,8 +48,7 @@ def run(job: Job, state: State) -> State:
     recording = recorded.load(job.work / recorded.FILE)
     build = job.request.build
     recipe = formats.recipe(build)
-    # An engine was asked them on the GPU, as texts among the others.
-    golden = golden_answers.read(job.work / names.GOLDEN_FILE) if build.format is not Format.TENSORRT else []
+    golden = golden_answers.read(job.work / names.GOLDEN_FILE)
     module = importlib.import_module(recipe.session or recipe.module)
 
     def judge_folder(folder: Path, precision: Precision) -> Judged:
@@ -63,6 +62,8 @@ def run(job: Job, state: State) -> State:
     else:
         found = judge_folder(job.artifact, build.precision)
     shutil.copyfile(job.work / names.GOLDEN_FILE, job.artifact / names.GOLDEN_FILE)
+    if (build.format, build.precision) == (Format.ONNX, Precision.FP32):
+        recorded.save_ids(job.artifact / names.TEXTS_FILE, recording)
     return state.model_copy(update={"fidelity": found.figures, "inputs": found.inputs, "outputs": found.outputs})
 
 
@@ -77,6 +78,7 @@ def compare(
     session: Session,
     step: str = "compare",
     golden: Sequence[golden_answers.Request] = (),
+    limits: figures.Limits | None = None,
 ) -> FidelityFigures:
     """Ask an artifact what its source was asked.
 
@@ -86,6 +88,7 @@ def compare(
         session: the artifact.
         step: whose progress is told.
         golden: requests that are asked as they are, padding included.
+        limits: others than those of the build.
 
     Raises:
         BuildError: an answer is too far from the recorded one.
@@ -95,7 +98,7 @@ def compare(
     for text, request in _golden(golden, len(texts)):
         texts.append(text)
         asked.append(request)
-    judge = Judge(texts, figures.limits(build.fidelity, build.precision))
+    judge = Judge(texts, limits or figures.limits(build.fidelity, build.precision))
     for number, one in enumerate(asked, start=1):
         judge.hear(one, session.answer(one.sample.inputs))
         progress.say(
@@ -103,7 +106,7 @@ def compare(
         )
     found = judge.figures()
     told = ", ".join(f"{kind} {judge.cosines[kind]:.6f}" for kind in Kind)
-    progress.say(step, f"{build.precision}: smallest cosine {told}; agreement {found.agreement}")
+    progress.say(step, f"smallest cosine {told}; agreement {found.agreement}")
     return found
 
 

@@ -28,15 +28,21 @@ class Limits:
     either is right. A limit for the worst of thousands of elements would make every decision a tie."""
     literal: float | None = None
     """Allowed difference as the spec says it: taken as it is."""
+    capped: bool = False
+    """`literal` only narrows what `factor` allows."""
 
     def max_abs(self, reference: Values) -> float:
         """The allowed difference of any element of an output."""
-        return self.literal if self.literal is not None else self.factor * _scale(reference)
+        own = self.factor * _scale(reference)
+        if self.literal is None:
+            return own
+        return min(self.literal, own) if self.capped else self.literal
 
 
 DEFAULTS: Final = {
     Precision.FP32: Limits(1e-4, 0.99999, 1.0, tie=1e-4),
     Precision.FP16: Limits(2e-2, 0.999, 0.99, tie=2e-3),
+    Precision.BF16: Limits(0.1, 0.995, 0.99, tie=1e-2),
     Precision.INT8: Limits(0.25, 0.97, 0.98, tie=2.5e-2),
 }
 """Cosine alone is blind to scale, the difference alone to small outputs: all of them must hold."""
@@ -71,6 +77,17 @@ def limits(wish: Fidelity, precision: Precision) -> Limits:
         float(wish.min_agreement) if wish.min_agreement is not None else default.min_agreement,
         default.tie,
         float(wish.max_abs_difference) if wish.max_abs_difference is not None else None,
+    )
+
+
+def narrower(wish: Fidelity, precision: Precision) -> Limits:
+    """The limits of a precision that a build falls back to: its own, and the spec's where they are narrower."""
+    own, asked = DEFAULTS[precision], limits(wish, precision)
+    return dataclasses.replace(
+        asked,
+        min_cosine=max(own.min_cosine, asked.min_cosine),
+        min_agreement=max(own.min_agreement, asked.min_agreement),
+        capped=True,
     )
 
 

@@ -23,6 +23,8 @@ class Recipe:
     """Raised by hand whenever our own code would write another artifact from the same source."""
     packages: tuple[str, ...]
     """Whose versions decide what comes out; part of the artifact key."""
+    prepare: str = ""
+    """Module that holds `prepare(job, model)`, called by `answer` while it has the source model in memory."""
     session: str = ""
     """Module that holds `open_session(folder) -> Session`, if it is another: to compare takes less than to convert."""
     texts: bool = False
@@ -32,14 +34,25 @@ class Recipe:
     in all) and BERT-base (TensorFlow), rounded up."""
 
 
-ENGINE: Final = Recipe("tensorrt", "bert_build.engine", "1", ("onnx", "onnxruntime"))
+OPSET: Final = 17
+"""Of ONNX: the newest with LayerNormalization that every supported ONNX Runtime and TensorRT release reads."""
+
+ENGINE: Final = Recipe("tensorrt", "bert_build.engine", "2", ("onnx", "onnxruntime"))
 
 RECIPES: Final = {
     (Framework.PYTORCH, Format.ONNX): Recipe(
-        "onnx", "bert_build.to_onnx", "3", ("torch", "transformers", "onnx"), session="bert_build.onnx_session"
+        "onnx",
+        "bert_build.to_onnx",
+        "5",
+        ("torch", "transformers", "onnx"),
+        prepare="bert_build.trace_onnx",
+        session="bert_build.onnx_session",
     ),
     (Framework.PYTORCH, Format.MAR): Recipe(
         "mar", "bert_build.to_mar", "4", ("torch", "transformers", "tokenizers", "torch-model-archiver"), texts=True
+    ),
+    (Framework.PYTORCH, Format.TORCHSCRIPT): Recipe(
+        "torchscript", "bert_build.to_torchscript", "1", ("torch", "transformers")
     ),
     (Framework.PYTORCH, Format.SAVEDMODEL): Recipe(
         "savedmodel", "bert_build.to_savedmodel", "2", ("tensorflow-cpu",), copies=2.3
@@ -50,7 +63,7 @@ RECIPES: Final = {
     (Framework.TENSORFLOW, Format.ONNX): Recipe(
         "onnx",
         "bert_build.tf2_to_onnx",
-        "tf2-2",
+        "tf2-3",
         ("tensorflow-cpu", "tf2onnx", "onnx"),
         session="bert_build.onnx_session",
         copies=3.0,
@@ -92,7 +105,7 @@ def recipe(build: Build) -> Recipe:
             f"Formats of a {build.framework.value} source: "
             f"{', '.join(made.value for source, made in RECIPES if source is build.framework) or 'none'}.",
         )
-    return _quantised(found) if build.precision is Precision.INT8 else found
+    return _quantised(found) if build.precision is Precision.INT8 and build.format is Format.ONNX else found
 
 
 def _quantised(found: Recipe) -> Recipe:

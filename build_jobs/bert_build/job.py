@@ -16,7 +16,7 @@ import pydantic
 
 from bert_build import environment, failures, memory, progress, report_io, sealed, state
 from bert_build.failures import REPORT_IT, BuildError, Stopped
-from bert_operator.api import names
+from bert_operator.api import names, steps
 from bert_operator.api.report import BuildRequest, ExitCode
 
 MODULES: Final = {
@@ -51,6 +51,10 @@ class Job:
     sealed: Path = Path(names.SEALED_MOUNT)
     credentials: Path = Path(names.CREDENTIALS_MOUNT)
     """Keys of the source's Secret, a file each; only fetch sees them."""
+    texts: Path = Path(names.TEXTS_MOUNT)
+    """Texts of the user's, a folder for each role; only fetch sees them."""
+    rung: str = ""
+    """Precision that this container is for, of those that an engine may fall back to; empty for all others."""
 
     @property
     def model(self) -> Path:
@@ -101,8 +105,12 @@ def _run(step: str, job: Job) -> None:
     first = step in FIRST_STEPS
     before = state.State(request_key=job.request.request_key) if first else _state_before(step, job)
     modules = MODULES if job.request.onnx is None else COMPILE_MODULES
+    job = dataclasses.replace(job, rung=step.removeprefix(steps.plain(step)).removeprefix("-"))
     began = time.monotonic()
-    after = importlib.import_module(modules[step]).run(job, before)
+    after = importlib.import_module(modules[steps.plain(step)]).run(job, before)
+    if job.rung and after is before:
+        progress.say(step, "nothing to do")
+        return
     seconds = round(time.monotonic() - began, 2)
     after = after.model_copy(
         update={

@@ -64,7 +64,7 @@ def choose(job: Job, recording: Recording, gate: Callable[[Path, Precision], Jud
         return found, _taken(job, folder, method, recording, "; ".join(refused))
     if job.request.build.fidelity.on_failure is OnFailure.FAIL:
         raise _nothing_passes(refused)
-    return full, Lowering(asked=Precision.INT8, achieved=Precision.FP32, why=_cut("; ".join(refused)))
+    return full, Lowering(asked=Precision.INT8, achieved=Precision.FP32, why=cut("; ".join(refused)))
 
 
 def _unquantised(job: Job, gate: Callable[[Path, Precision], Judged]) -> Judged:
@@ -105,7 +105,7 @@ def _taken(job: Job, folder: Path, method: str, recording: Recording, why: str) 
         method=method,
         size_ratio=round(ratio, 3),
         speed_ratio=round(before / after, 2),
-        why=_cut(why),
+        why=cut(why),
     )
     progress.say(
         "compare",
@@ -135,7 +135,8 @@ def _seconds(model: Path, texts: Sequence[Arrays]) -> float:
     return min(passes)
 
 
-def _cut(why: str) -> str:
+def cut(why: str) -> str:
+    """As many words as a report takes."""
     return why if len(why) <= _WHY else f"{why[: _WHY - 1]}…"
 
 

@@ -1,7 +1,7 @@
-"""`python -m bert_build store`: looks after the artifacts on one claim; what the Jobs of `bertctl artifacts` run.
+"""`python -m bert_build store`: looks after the artifacts on one claim, for `bertctl artifacts` or for the operator.
 
 Runs in the operator's image. Its log is the answer: a line for each artifact, and the exit code. To verify it needs the
-claim read-only.
+claim read-only. The operator, which reads no logs, gets a StoreReport as termination message.
 """
 
 import signal
@@ -11,15 +11,16 @@ from typing import Final
 
 import pydantic
 
-from bert_build import environment, job, progress
+from bert_build import environment, job, progress, report_io
 from bert_build.failures import BuildError
 from bert_build.store import Store
 from bert_operator.api import names
-from bert_operator.api.maintenance import StoredArtifact, StoreTask
+from bert_operator.api.maintenance import StoredArtifact, StoreReport, StoreTask
 from bert_operator.api.report import Manifest
 
 MAX_LIST_SECONDS: Final = 600.0
 """Older than this, a list of what nothing uses is no ground to remove anything."""
+_COLLECTOR: Final = "bert-operator, collecting what nothing uses"
 _OTHER_RELEASE: Final = "bertctl and the operator's image must be of the same release."
 
 
@@ -32,6 +33,9 @@ def main(_arguments: list[str], mount: Path = Path(names.STORE_MOUNT)) -> int:
 
 
 def _run(task: StoreTask, store: Store) -> None:
+    if task.action == "collect":
+        report_io.write_store_report(_collect(task, store))
+        return
     failed = _verify(task, store) if task.action == "verify" else _remove(task, store)
     if failed:
         done = {"verify": "damaged", "rm": "not removed"}[task.action]
@@ -77,6 +81,76 @@ def _size(store: Store, artifact: StoredArtifact) -> int:
 
 def _remove(task: StoreTask, store: Store) -> int:
     """Remove the artifacts; returns how many could not be."""
+    age = _listed_ago(task)
+    kept = 0
+    for artifact in task.artifacts:
+        try:
+            found = store.remove(artifact.folder, "bertctl artifacts rm", age)
+        except BuildError as error:
+            progress.say("rm", f"{artifact.folder}: KEPT: {error.message} {error.next_step}")
+            kept += 1
+        else:
+            progress.say("rm", f"{artifact.folder}: {'removed' if found else 'was gone already'}")
+    return kept
+
+
+def _collect(task: StoreTask, store: Store) -> StoreReport:
+    """Put away what nothing uses, wait, delete what no build has brought back."""
+    sizes = {artifact.folder: _size(store, artifact) for artifact in task.artifacts}
+    aside, kept = _put_away(store, {folder: _listed_ago(task) for folder in sizes})
+    aside |= _put_away(store, dict.fromkeys(_unrecorded(task, store), _listed_ago(task)))[0]
+    if aside:
+        progress.say("collect", f"{len(aside)} put aside; deleted in {task.grace_seconds} s unless a build wants them")
+        time.sleep(task.grace_seconds)
+    removed, freed = 0, 0
+    for folder, trash in aside.items():
+        if store.delete(trash):
+            removed, freed = removed + 1, freed + sizes.get(folder, 0)
+            progress.say("collect", f"{folder}: removed")
+        else:
+            kept += [folder] if folder in sizes else []
+            progress.say("collect", f"{folder}: KEPT: a build has brought it back")
+    return StoreReport(removed=removed, kept=kept, freed_bytes=freed)
+
+
+def _put_away(store: Store, folders: dict[str, float]) -> tuple[dict[str, Path], list[str]]:
+    """Where each of the folders is now that could be put away, and those that stay.
+
+    Args:
+        store: theirs.
+        folders: each with the seconds since its users were looked for.
+    """
+    aside: dict[str, Path] = {}
+    kept: list[str] = []
+    for folder, age in folders.items():
+        try:
+            trash = store.put_away(folder, _COLLECTOR, age)
+        except BuildError as error:
+            progress.say("collect", f"{folder}: KEPT: {error.message} {error.next_step}")
+            kept.append(folder)
+            continue
+        if trash is None:
+            progress.say("collect", f"{folder}: was gone already")
+        else:
+            aside[folder] = trash
+    return aside, kept
+
+
+def _unrecorded(task: StoreTask, store: Store) -> list[str]:
+    """Artifacts that no record names and no build has wanted for long: whoever made them died before they were told."""
+    if task.recorded is None:
+        return []
+    known = {*task.recorded, *(artifact.folder for artifact in task.artifacts)}
+    idle = {name: store.idle_seconds(name) for name in store.foreign(known)}
+    return [name for name, seconds in idle.items() if seconds is not None and seconds >= task.idle_seconds]
+
+
+def _listed_ago(task: StoreTask) -> float:
+    """Seconds since the users of the artifacts were looked for.
+
+    Raises:
+        BuildError: too long ago, or the clocks differ by as much.
+    """
     age = time.time() - task.listed_at
     if not -MAX_LIST_SECONDS < age < MAX_LIST_SECONDS:
         raise BuildError(
@@ -85,13 +159,4 @@ def _remove(task: StoreTask, store: Store) -> int:
             f"most {MAX_LIST_SECONDS:.0f} s are trusted.",
             "Try again; if it stays so, the clocks of your machine and of the node differ.",
         )
-    kept = 0
-    for artifact in task.artifacts:
-        try:
-            found = store.remove(artifact.folder, "bertctl artifacts rm", max(0.0, age))
-        except BuildError as error:
-            progress.say("rm", f"{artifact.folder}: KEPT: {error.message} {error.next_step}")
-            kept += 1
-        else:
-            progress.say("rm", f"{artifact.folder}: {'removed' if found else 'was gone already'}")
-    return kept
+    return max(0.0, age)

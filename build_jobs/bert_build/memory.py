@@ -10,7 +10,7 @@ _UNLIMITED: Final = 1 << 60
 
 def limit(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int | None:
     """The container's memory limit in bytes, None if there is none. Understands cgroup v1 and v2."""
-    found = [value for folder in _folders(root, membership) if (value := _read(folder)) is not None]
+    found = [value for folder in folders(root, membership) if (value := _read(folder)) is not None]
     return min(found, default=None)
 
 
@@ -27,28 +27,29 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _folders(root: Path, membership: Path) -> list[Path]:
+def folders(root: Path, membership: Path, controller: str = "memory") -> list[Path]:
     """Our cgroup's folder and those above it: the tightest limit counts."""
-    folders: list[Path] = []
-    for line in _lines(membership):
+    found: list[Path] = []
+    for line in lines(membership):
         _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        top = root if not controllers else root / "memory"
+        top = root if not controllers else root / controller
         own = top / path.lstrip("/")
-        folders += [own, *(parent for parent in own.parents if parent.is_relative_to(top))]
-    return folders or [root, root / "memory"]
+        found += [own, *(parent for parent in own.parents if parent.is_relative_to(top))]
+    return found or [root, root / controller]
 
 
 def _read(folder: Path) -> int | None:
     for name in ("memory.max", "memory.limit_in_bytes"):
-        for line in _lines(folder / name):
+        for line in lines(folder / name):
             if line.isdigit() and int(line) < _UNLIMITED:
                 return int(line)
     return None
 
 
-def _lines(path: Path) -> list[str]:
+def lines(path: Path) -> list[str]:
+    """Of a small file; none if it can't be read."""
     try:
         return path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):

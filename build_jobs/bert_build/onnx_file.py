@@ -2,7 +2,7 @@
 
 An ONNX file is one protobuf message, which the libraries build in memory before they write it: several copies of the
 weights. Here the graph (small) is encoded by protobuf and the weights are streamed behind it, one at a time; the result
-is an ordinary ONNX file. Protobuf can't hold 2 GiB: larger weights go to a file beside it ("external data").
+is an ordinary ONNX file. Weights of large models go to a file beside it ("external data"); protobuf can't hold 2 GiB.
 """
 
 import dataclasses
@@ -19,6 +19,9 @@ from onnx import TensorProto
 EXTERNAL_FILE: Final = "model.onnx.data"
 INLINE_LIMIT: Final = (1 << 31) - (64 << 20)
 """Protobuf refuses messages of 2 GiB; the graph itself is far smaller than the difference."""
+EXTERNAL_FROM: Final = 256 << 20
+"""From here on weights lie beside the graph: runtimes map them, where they would hold one message twice to read it.
+Small models stay one file, which is easier to carry about."""
 _ALIGNMENT: Final = 4096
 """External tensors start on a page, so that runtimes can map them into memory."""
 _GRAPH_FIELD: Final = 7
@@ -36,6 +39,8 @@ class Weight:
     name: str
     shape: tuple[int, ...]
     values: Values
+    order: tuple[str, int] = ("", 0)
+    """Whoever makes the values may want them asked for in this order."""
 
     @property
     def size(self) -> int:
@@ -43,9 +48,16 @@ class Weight:
         return 4 * math.prod(self.shape)
 
 
-def write(path: Path, graph: onnx.ModelProto, weights: list[Weight], inline_limit: int = INLINE_LIMIT) -> None:
-    """Write `graph`, which must hold no large initializers itself, together with its weights."""
-    if sum(weight.size for weight in weights) > inline_limit:
+def write(path: Path, graph: onnx.ModelProto, weights: list[Weight], inline_limit: int | None = None) -> None:
+    """Write `graph`, which must hold no large initializers itself, together with its weights.
+
+    Args:
+        path: of the graph; EXTERNAL_FILE stands beside it where the weights are many.
+        graph: changed.
+        weights: in the order in which they are written.
+        inline_limit: bytes of weights that the graph's own file may hold; None: EXTERNAL_FROM.
+    """
+    if sum(weight.size for weight in weights) > (EXTERNAL_FROM if inline_limit is None else inline_limit):
         _write_external(path, graph, weights)
     else:
         _write_inline(path, graph, weights)
@@ -114,7 +126,7 @@ def _is_transpose(node: onnx.NodeProto) -> bool:
 
 
 def _transposed(weight: Weight, name: str) -> Weight:
-    return Weight(name, weight.shape[::-1], lambda: weight.values().T)
+    return Weight(name, weight.shape[::-1], lambda: weight.values().T, weight.order)
 
 
 def _write_inline(path: Path, model: onnx.ModelProto, weights: list[Weight]) -> None:

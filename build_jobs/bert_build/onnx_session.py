@@ -6,24 +6,26 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
+from bert_build import processors
 from bert_build.samples import Arrays
 from bert_operator.api import names
 from bert_operator.api.report import TensorSpec
 
-OPSET: Final = 17
-"""The newest opset with LayerNormalization that every supported ONNX Runtime and TensorRT release reads."""
 _TYPES: Final = {"tensor(int64)": "INT64", "tensor(int32)": "INT32", "tensor(float)": "FP32", "tensor(float16)": "FP16"}
 
 
 class Session:
     """A published or staged artifact, run by ONNX Runtime."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, literal: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Packed copies of all weights would double the memory; they only matter for speed.
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        # By itself it takes as many as the node has, and lets them spin.
+        options.intra_op_num_threads = processors.count()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False
+        if literal:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(
             str(folder / names.ONNX_FILE), options, providers=["CPUExecutionProvider"]
         )
@@ -37,9 +39,9 @@ class Session:
         return {entry.name: np.asarray(values) for entry, values in zip(self.outputs, found, strict=True)}
 
 
-def open_session(folder: Path) -> Session:
-    """Load the artifact of a folder as a server would."""
-    return Session(folder)
+def open_session(folder: Path, *, literal: bool = False) -> Session:
+    """Load the artifact of a folder as a server would, or such that every node computes what it says."""
+    return Session(folder, literal=literal)
 
 
 def _spec(entry: Any) -> TensorSpec:  # noqa: ANN401 - a class of onnxruntime, which has no stubs

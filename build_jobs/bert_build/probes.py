@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from bert_build import samples
+from bert_build import samples, user_texts
 from bert_build.failures import BuildError
 from bert_build.samples import Sample, Tokens
+from bert_build.user_texts import Words
 from bert_operator.api.spec import Build
 
 CALIBRATION: Final = (
@@ -34,32 +35,48 @@ _JOINED: Final = 4
 """Sentences that make one longer calibration text."""
 
 
-def texts(folder: Path, supply: Tokens, build: Build) -> list[Sample]:
+def texts(folder: Path, supply: Tokens, build: Build, own: Sequence[Words] = ()) -> list[Sample]:
     """What judges an artifact.
+
+    Args:
+        folder: of the source model.
+        supply: of token ids.
+        build: holds samples of the user's, if they are written there.
+        own: those of a file.
 
     Raises:
         BuildError: the user's texts can't be tokenised.
     """
-    if not build.fidelity.samples:
-        return [_of_length(supply, length) for length in _lengths(samples.buckets(build))]
-    words = [(one.text, one.text_pair) for one in build.fidelity.samples]
-    found = _encoded(folder, words, supply, build, "sample")
+    words = [*((one.text, one.text_pair) for one in build.fidelity.samples), *own]
+    if not words:
+        return [_of_length(supply, length) for length in _lengths(samples.compared(build))]
+    field = user_texts.FIELDS[user_texts.SAMPLES] if own else "build.fidelity.samples"
+    return _required(_encoded(folder, words, supply, build, "sample"), field, supply)
+
+
+def calibration(folder: Path, supply: Tokens, build: Build, own: Sequence[Words] = ()) -> list[Sample]:
+    """What ranges of activations are taken from: the user's texts, else sentences alone and joined.
+
+    Raises:
+        BuildError: the user's texts can't be tokenised.
+    """
+    if own:
+        found = _encoded(folder, own, supply, build, "calibration")
+        return _required(found, user_texts.FIELDS[user_texts.CALIBRATION], supply)
+    joined = [" ".join(CALIBRATION[start : start + _JOINED]) for start in range(0, len(CALIBRATION), _JOINED)]
+    words: list[Words] = [(text, None) for text in (*CALIBRATION, *joined)]
+    lengths = (min(length, build.max_sequence_length) for length in (8, 16, 24, 32, 48, 64))
+    return _encoded(folder, words, supply, build, "calibration") or [_of_length(supply, length) for length in lengths]
+
+
+def _required(found: list[Sample], field: str, supply: Tokens) -> list[Sample]:
     if not found:
         raise BuildError(
             "TokenizerMissing",
-            "build.fidelity.samples are texts, and the source has no tokenizer that fits its vocabulary of "
-            f"{supply.vocabulary} ids.",
-            "Add the model's tokenizer.json to the source, or remove build.fidelity.samples.",
+            f"{field} are texts, and the source has no tokenizer that fits its vocabulary of {supply.vocabulary} ids.",
+            f"Add the model's tokenizer.json to the source, or remove {field}.",
         )
     return found
-
-
-def calibration(folder: Path, supply: Tokens, build: Build) -> list[Sample]:
-    """What ranges of activations are taken from: sentences alone and joined, up to the longest input."""
-    joined = [" ".join(CALIBRATION[start : start + _JOINED]) for start in range(0, len(CALIBRATION), _JOINED)]
-    words = [(text, None) for text in (*CALIBRATION, *joined)]
-    lengths = (min(length, build.max_sequence_length) for length in (8, 16, 24, 32, 48, 64))
-    return _encoded(folder, words, supply, build, "calibration") or [_of_length(supply, length) for length in lengths]
 
 
 def _lengths(buckets: Sequence[int]) -> list[int]:
@@ -76,9 +93,7 @@ def _of_length(supply: Tokens, length: int) -> Sample:
     return Sample(f"{length} tokens", supply.request(ids, np.ones_like(ids), types))
 
 
-def _encoded(
-    folder: Path, words: Sequence[tuple[str, str | None]], supply: Tokens, build: Build, name: str
-) -> list[Sample]:
+def _encoded(folder: Path, words: Sequence[Words], supply: Tokens, build: Build, name: str) -> list[Sample]:
     """Texts as the source's tokenizer reads them; none if it has none or one of another model."""
     tokenizer = samples.tokenizer(folder)
     if tokenizer is None:

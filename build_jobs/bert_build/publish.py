@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from bert_build import files, formats, keys, progress, report_io
+from bert_build import formats, keys, progress, report_io
 from bert_build.failures import BuildError
 from bert_build.job import Job
 from bert_build.state import State
@@ -41,7 +41,7 @@ def run(job: Job, state: State) -> State:
 
 
 def _manifest(job: Job, state: State, name: str) -> Manifest:
-    found = digests(job.artifact)
+    found = listed(job.artifact)
     return Manifest(
         schema_version=1,
         report=_report(job, state, name, found),
@@ -51,16 +51,13 @@ def _manifest(job: Job, state: State, name: str) -> Manifest:
     )
 
 
-def digests(folder: Path) -> dict[str, ManifestFile]:
-    """Size and digest of every file below a folder, by relative path.
+def listed(folder: Path) -> dict[str, ManifestFile]:
+    """Size of every file below a folder, by relative path. Its digest is taken when it is copied: it is read once.
 
     Raises:
         BuildError: it holds anything but plain files and folders.
     """
-    return {
-        name: ManifestFile(size=path.stat().st_size, sha256=files.sha256_of(path))
-        for name, path in plain_files(folder).items()
-    }
+    return {name: ManifestFile(size=path.stat().st_size, sha256="") for name, path in plain_files(folder).items()}
 
 
 def _provenance(request: BuildRequest, state: State, name: str) -> Provenance:
@@ -73,12 +70,12 @@ def _provenance(request: BuildRequest, state: State, name: str) -> Provenance:
             for kind, source in sources.items()
         },
         source_files={name: file.sha256 for name, file in sorted(state.files.items())},
-        recipe=keys.recipe(request.build, name),
+        recipe=keys.recipe(request.build, name, state.texts),
         images=request.images,
     )
 
 
-def _report(job: Job, state: State, name: str, listed: dict[str, ManifestFile]) -> BuildReport:
+def _report(job: Job, state: State, name: str, found: dict[str, ManifestFile]) -> BuildReport:
     if state.fidelity is None:
         raise BuildError(
             "InternalError", "publish found no figures of compare.", "Please report this.", ExitCode.INTERNAL
@@ -97,7 +94,7 @@ def _report(job: Job, state: State, name: str, listed: dict[str, ManifestFile]) 
         inputs=state.inputs,
         outputs=state.outputs,
         max_sequence_length=build.max_sequence_length,
-        size_bytes=sum(file.size for file in listed.values()),
+        size_bytes=sum(file.size for file in found.values()),
         parameters=state.parameters,
         fidelity=state.fidelity,
         toolchain=state.toolchain,

@@ -1,21 +1,27 @@
 """A model folder on a PersistentVolumeClaim. Called by fetch; never writes to the claim.
 
-Small files are copied. Weights stay where they are: their digest is taken now, and taken again after each step that
-reads them (`unchanged`), so what was built is what was named even if somebody writes to the claim meanwhile.
+Small files are copied. Weights stay where they are: their digest is taken now, and `convert`, the last step that reads
+them, looks whether they are still the same (`unchanged`), so what was built is what was named even if somebody writes
+to the claim meanwhile.
 """
 
+import contextlib
 import os
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from bert_build import files, progress, selection
-from bert_build.failures import BuildError, listing
+from bert_build.failures import BuildError, Stopped, listing
 from bert_build.job import Job
 from bert_build.state import Kind, SourceFile, State
 from bert_operator.api.report import ExitCode
 
 _OF_THE_FILE_SYSTEM: Final = frozenset({"lost+found"})
+_SETTLED_SECONDS: Final = 60.0
+"""How old a file's last write must be for its times to be believed: more than clocks of nodes and servers differ."""
 
 
 class PvcModel:
@@ -149,16 +155,33 @@ class PvcModel:
 
     def _digested(self, weights: dict[str, Path]) -> dict[str, SourceFile]:
         counter = progress.Bytes("fetch", sum(path.stat().st_size for path in weights.values()), "read")
-        return {
-            name: SourceFile(
-                kind="weights", size=path.stat().st_size, sha256=files.sha256_of(path, counter.add), outside=str(path)
-            )
-            for name, path in weights.items()
-        }
+        return {name: self._named(path, counter) for name, path in weights.items()}
+
+    @staticmethod
+    def _named(path: Path, counter: progress.Bytes) -> SourceFile:
+        """A large file, which stays where it is."""
+        stamp = _stamp(path)
+        digest = files.sha256_of(path, counter.add)
+        size = path.stat().st_size
+        return SourceFile(kind="weights", size=size, sha256=digest, outside=str(path), stamp=_trusted(path, stamp))
+
+
+@contextlib.contextmanager
+def watched(state: State) -> Iterator[None]:
+    """Say of whatever fails in this block that somebody changed the weights meanwhile, if so."""
+    try:
+        yield
+    except (Stopped, MemoryError):
+        raise
+    except Exception:
+        unchanged(state)
+        raise
 
 
 def unchanged(state: State) -> None:
     """Make sure that the weights which stayed outside are still those that fetch named.
+
+    Their digest is taken again only if the file system doesn't tell.
 
     Raises:
         BuildError: somebody wrote to them during the build; the next try sees the new ones.
@@ -167,6 +190,8 @@ def unchanged(state: State) -> None:
         if not file.outside:
             continue
         path = Path(file.outside)
+        if file.stamp and path.is_file() and _stamp(path) == file.stamp:
+            continue
         if not path.is_file() or path.stat().st_size != file.size or files.sha256_of(path) != file.sha256:
             raise BuildError(
                 "SourceChanged",
@@ -174,6 +199,22 @@ def unchanged(state: State) -> None:
                 "It is tried again; finish copying before you apply the BertDeployment.",
                 ExitCode.PASSING,
             )
+
+
+def _stamp(path: Path) -> str:
+    """What changes with each write to a file, as its file system tells whoever opens it."""
+    with path.open("rb") as file:  # so that a network file system asks its server
+        found = os.fstat(file.fileno())
+    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+
+
+def _trusted(path: Path, stamp: str) -> str:
+    """A stamp, once the file has been read; empty if a write may not show in it.
+
+    File systems count time in steps: a second write within one leaves no trace.
+    """
+    newest = max(path.stat().st_mtime, path.stat().st_ctime)
+    return stamp if _stamp(path) == stamp and time.time() - newest > _SETTLED_SECONDS else ""
 
 
 def _bounded(path: Path, name: str) -> Path:

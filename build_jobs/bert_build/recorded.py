@@ -13,6 +13,7 @@ from bert_build.samples import Arrays, Sample
 FILE: Final = "answers.npz"
 _NAMES: Final = "names"
 _PAD: Final = "pad"
+_TEXT: Final = "text"
 _CALIBRATION: Final = "calibration"
 
 
@@ -67,6 +68,38 @@ def load(path: Path) -> Recording:
         _, number, name = key.split("/", 2)
         calibration.setdefault(int(number), {})[name] = kept[key]
     return Recording(texts, pad, [Sample(f"calibration {number}", calibration[number]) for number in calibration])
+
+
+def save_ids(path: Path, recording: Recording) -> None:
+    """Write token ids alone, for who compiles the artifact later: those of texts, and those to calibrate with."""
+    kinds = {_TEXT: [one.sample for one in recording.texts], _CALIBRATION: recording.calibration}
+    arrays = {
+        f"{kind}/{number}/{name}": values.astype(np.int32)
+        for kind, samples in kinds.items()
+        for number, sample in enumerate(samples)
+        for name, values in sample.inputs.items()
+    }
+    np.savez_compressed(path, allow_pickle=False, **{_PAD: np.array(recording.pad)}, **arrays)
+
+
+def load_ids(path: Path) -> tuple[list[Sample], list[Sample], int]:
+    """What `save_ids` wrote: texts, those to calibrate with, and the id that fills unused positions.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is not ours.
+    """
+    found: dict[str, dict[int, Arrays]] = {_TEXT: {}, _CALIBRATION: {}}
+    with np.load(path, allow_pickle=False) as archive:
+        pad = int(archive[_PAD])
+        for key in (key for key in archive.files if key != _PAD):
+            kind, number, name = key.split("/", 2)
+            found[kind].setdefault(int(number), {})[name] = archive[key].astype(np.int64)
+    texts, calibration = (
+        [Sample(f"{kind} {number}", inputs) for number, inputs in sorted(listed.items())]
+        for kind, listed in found.items()
+    )
+    return texts, calibration, pad
 
 
 def unpadded(name: str, golden: golden_answers.Request) -> Recorded:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bert_build import progress
+from bert_operator.api.maintenance import StoreReport
 from bert_operator.api.measurement import ProfileReport
 from bert_operator.api.report import MAX_REPORT_BYTES, BuildFailure, BuildReport
 
@@ -47,6 +48,15 @@ def write_profile(report: ProfileReport) -> None:
         ValueError: the report is too long to be carried; a defect, as every part of it is bounded.
     """
     _carry(report.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def write_store_report(report: StoreReport) -> None:
+    """Say what was collected.
+
+    Raises:
+        ValueError: the report is too long to be carried; a defect, as every part of it is bounded.
+    """
+    _carry(report.model_dump_json(by_alias=True))
 
 
 def _carry(text: str) -> None:

@@ -29,6 +29,8 @@ class Tensor:
 
     dtype: str
     shape: tuple[int, ...]
+    begin: int = dataclasses.field(default=0, compare=False)
+    """Where its values begin in the file."""
 
     @property
     def elements(self) -> int:
@@ -55,8 +57,8 @@ def read(path: Path, name: str) -> dict[str, Tensor]:
             )
         file.seek(_LENGTH_BYTES)
         header = _parsed(file.read(length), name)
-    data = size - _LENGTH_BYTES - length
-    return _tensors(header, data, name)
+    begin = _LENGTH_BYTES + length
+    return _tensors(header, begin, size - begin, name)
 
 
 def _refuse_strangers(start: bytes, name: str, size: int) -> None:
@@ -82,14 +84,14 @@ def _parsed(text: bytes, name: str) -> dict[str, Any]:
     return header
 
 
-def _tensors(header: dict[str, Any], data: int, name: str) -> dict[str, Tensor]:
+def _tensors(header: dict[str, Any], first: int, data: int, name: str) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     spans: list[tuple[int, int]] = []
     for key, entry in header.items():
         if key == "__metadata__":
             continue
         tensor, span = _tensor(entry, name, key)
-        found[key] = tensor
+        found[key] = dataclasses.replace(tensor, begin=first + span[0])
         spans.append(span)
     end = 0
     for begin, stop in sorted(spans):

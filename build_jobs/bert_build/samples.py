@@ -42,6 +42,7 @@ SEED: Final = 20240229
 _FRAMES: Final = (("[CLS]", "[SEP]"), ("<s>", "</s>"))
 """What begins and ends a text."""
 _MASKS: Final = ("[MASK]", "<mask>")
+_SHORT: Final = 128
 _COMMON: Final = 1000
 """BERT vocabularies keep their special and unused entries below this."""
 
@@ -164,8 +165,21 @@ def mask_name(folder: Path) -> str:
     return str(told.get("content") if isinstance(told, dict) else told or _MASKS[0])
 
 
+def compared(build: Build) -> list[int]:
+    """Lengths to compare at: those of the spec, else powers of two up to 128; always the longest as well.
+
+    Nothing of an encoder begins between 128 tokens and the longest input unless the spec names it, and long requests
+    cost most of a build's time.
+    """
+    return (
+        buckets(build)
+        if build.sequence_buckets
+        else [*(n for n in buckets(build)[:-1] if n <= _SHORT), build.max_sequence_length]
+    )
+
+
 def buckets(build: Build) -> list[int]:
-    """Lengths to compare at: those of the spec, else powers of two; always the longest as well."""
+    """Lengths to serve: those of the spec, else powers of two; always the longest as well."""
     longest = build.max_sequence_length
     derived = [length for length in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if length < longest]
     wished = [length for length in build.sequence_buckets or derived if length <= longest]

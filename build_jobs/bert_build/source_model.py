@@ -4,6 +4,7 @@ Nothing of it is ever initialised by chance: a checkpoint that lacks a tensor is
 """
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,9 @@ from bert_operator.api.spec import Build, Task
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# As processors.one_thread_each: each request has a thread of its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 import transformers
@@ -41,7 +45,12 @@ Tensor = Any
 
 
 class SourceModel(torch.nn.Module):  # type: ignore[misc]  # torch has no stubs where this is checked
-    """A transformers model with positional inputs and a tuple of outputs, as exporters and servers want it."""
+    """A transformers model with positional inputs and a tuple of outputs, as exporters and servers want it.
+
+    Threads may ask it side by side.
+    """
+
+    side_by_side = True
 
     def __init__(self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:  # noqa: ANN401
         super().__init__()
@@ -78,14 +87,18 @@ class MaskFiller(SourceModel):
     def __init__(self, model: Any, inputs: tuple[str, ...], head: str, mask: int) -> None:  # noqa: ANN401
         super().__init__(model, inputs, tasks.OUTPUTS[Task.FILL_MASK])
         self.mask = mask
-        self._chosen: Tensor = None
+        self._chosen: dict[int, Tensor] = {}
+        """By thread: requests are answered side by side."""
         # Hidden states of other tokens go before the head multiplies them with the vocabulary.
-        getattr(model, head).register_forward_pre_hook(lambda _, given: (torch.matmul(self._chosen, given[0]),))
+        getattr(model, head).register_forward_pre_hook(
+            lambda _, given: (torch.matmul(self._chosen[threading.get_ident()], given[0]),)
+        )
 
     def _found(self, given: dict[str, Tensor]) -> Any:  # noqa: ANN401 - as above
         masks = ((given["input_ids"] == self.mask) & (given["attention_mask"] == 1)).to(torch.float32)
         # [batch, 1, length]: 1 at the first mask token.
-        self._chosen = (masks * (torch.cumsum(masks, dim=1) == 1).to(torch.float32)).unsqueeze(1)
+        first = (masks * (torch.cumsum(masks, dim=1) == 1).to(torch.float32)).unsqueeze(1)
+        self._chosen[threading.get_ident()] = first
         logits = super()._found(given).logits
         return {"logits": logits.squeeze(1)}
 

@@ -1,7 +1,8 @@
 """Step `stage`, the first of a compile Job: takes the ONNX artifact from the store and decides all about the engine.
 
 The script that runs on the GPU gets a graph, requests and decisions, nothing else; neither the store nor a credential
-reaches it. The graph is proved on this CPU before any GPU time is spent: in FP16 it must still answer like its source.
+reaches it. The graph is proved on this CPU before any GPU time is spent: in few bits it must still answer like its
+source.
 """
 
 import json
@@ -14,13 +15,12 @@ import numpy as np
 from bert_build import (
     arrangements,
     engine_plan,
-    fidelity,
     formats,
     golden_answers,
-    half_precision,
     onnx_session,
     progress,
     recorded,
+    rungs,
 )
 from bert_build.failures import BuildError
 from bert_build.job import Job
@@ -28,9 +28,9 @@ from bert_build.recorded import Recorded, Recording
 from bert_build.samples import Arrays, Sample
 from bert_build.state import State
 from bert_build.store import Store, read_only_store
-from bert_operator.api import names
+from bert_operator.api import names, steps
 from bert_operator.api.report import ExitCode, Manifest, OnnxArtifact
-from bert_operator.api.spec import Build, Precision
+from bert_operator.api.spec import Build
 
 SCRIPT: Final = Path(__file__).parent / "handlers" / "tensorrt" / names.COMPILE_SCRIPT
 _CACHE_BYTES: Final = 64 << 20
@@ -42,27 +42,27 @@ def run(job: Job, state: State) -> State:
     asked, build = job.request.onnx, job.request.build
     if asked is None:
         raise BuildError("InternalError", "The request names no ONNX artifact.", _REPORT_IT, ExitCode.INTERNAL)
+    toolchain = formats.toolchain(formats.recipe(build))
     published = _published(job.store)
-    if job.request.store_read_only and not published:
+    if job.request.store_read_only and not _fitting(published, asked, build, toolchain):
         # Before a GPU is waited for: its engine could be kept nowhere.
         raise read_only_store()
     manifest = _proved(Store(job.store), asked)
     folder = Store(job.store).path("onnx", asked.artifact_key)
     recording = _recording(folder, build)
-    recorded.save(job.work / recorded.FILE, recording.texts, recording.pad)
+    recorded.save(job.work / recorded.FILE, recording.texts, recording.pad, recording.calibration)
     shutil.copyfile(folder / names.GOLDEN_FILE, job.work / names.GOLDEN_FILE)
-    _write_graph(job, folder, recording)
-    toolchain = formats.toolchain(formats.recipe(build))
-    inputs = [tensor.name for tensor in manifest.report.inputs]
-    wish = engine_plan.wish(build, asked, inputs, toolchain)
-    wish |= {"published": published, "requests": _requests(job.work, build, inputs, recording)}
+    rung, refused = rungs.stage(job, folder, recording, steps.ladder(build))
+    tensors = {tensor.name: tensor.dtype for tensor in (*manifest.report.inputs, *manifest.report.outputs)}
+    wish = engine_plan.wish(build, asked, tensors, toolchain) | engine_plan.attempt(build, rung)
+    wish |= {"published": sorted(published), "requests": _requests(job.work, build, wish["inputs"], recording)}
     (job.work / engine_plan.WISH_FILE).write_text(json.dumps(wish, indent=1), encoding="utf-8")
     shutil.rmtree(job.artifact, ignore_errors=True)
     job.artifact.mkdir()
     shutil.copyfile(SCRIPT, job.work / names.COMPILE_SCRIPT)
     _bring_timing_caches(job)
-    progress.say("stage", f"{build.precision.value}, profiles {_told(wish['profiles'])}")
-    return _state(state, manifest, asked, toolchain)
+    progress.say("stage", f"{rung}, profiles {_told(wish['profiles'])}")
+    return _state(state, manifest, asked, toolchain).model_copy(update={"refused": refused})
 
 
 _REPORT_IT: Final = "This is a defect of bert-operator: please report it with the pod's log."
@@ -71,7 +71,7 @@ _REPORT_IT: Final = "This is a defect of bert-operator: please report it with th
 def _proved(shelf: Store, asked: OnnxArtifact) -> Manifest:
     """The ONNX artifact's manifest, once every file was found to be the published one."""
     name = f"onnx-{asked.artifact_key}"
-    manifest = shelf.sound("onnx", asked.artifact_key)
+    manifest = shelf.found("onnx", asked.artifact_key)
     if manifest is None or shelf.manifest_sha256("onnx", asked.artifact_key) != asked.manifest_sha256:
         found = "isn't there or isn't whole" if manifest is None else "isn't the one that was recorded"
         raise BuildError(
@@ -84,10 +84,10 @@ def _proved(shelf: Store, asked: OnnxArtifact) -> Manifest:
 
 
 def _recording(folder: Path, build: Build) -> Recording:
-    """Texts and what is expected: the golden ones with the source model's answers, and longer ones.
+    """Texts and what is expected: the golden ones with the source model's answers, and others.
 
-    Golden requests are few and short. For longer ones the FP32 graph answers, which was proved to answer like its
-    source when it was published.
+    For the others, those that judged the ONNX artifact and the longest of each profile, the FP32 graph answers, which
+    was proved to answer like its source when it was published.
     """
     golden = golden_answers.read(folder / names.GOLDEN_FILE)
     texts = [
@@ -95,11 +95,26 @@ def _recording(folder: Path, build: Build) -> Recording:
         for number, one in enumerate(golden)
         if one.inputs[golden_answers.MASK].sum() <= build.max_sequence_length
     ]
+    own, calibration, pad = _ids(folder, golden)
+    others = [one for one in own if one.real.size <= build.max_sequence_length]
+    lengths = {one.real.size for one in others}
+    others += [
+        Sample(f"length {profile.max[1]}", _long_request(texts[-1].sample, profile.max[1]))
+        for profile in engine_plan.profiles(build)
+        if profile.max[1] not in lengths
+    ]
     session = onnx_session.open_session(folder)
-    for profile in engine_plan.profiles(build):
-        sample = Sample(f"length {profile.max[1]}", _long_request(texts[-1].sample, profile.max[1]))
-        texts.append(Recorded(sample, session.answer(sample.inputs)))
-    return Recording(texts, _pad(golden))
+    texts += [Recorded(sample, session.answer(sample.inputs)) for sample in others]
+    return Recording(texts, pad, calibration)
+
+
+def _ids(folder: Path, golden: list[golden_answers.Request]) -> tuple[list[Sample], list[Sample], int]:
+    """Texts of the ONNX artifact, those to calibrate with, and the id that fills unused positions."""
+    try:
+        return recorded.load_ids(folder / names.TEXTS_FILE)
+    except FileNotFoundError:
+        # Of an earlier release.
+        return [], [], _pad(golden)
 
 
 def _pad(golden: list[golden_answers.Request]) -> int:
@@ -114,26 +129,6 @@ def _pad(golden: list[golden_answers.Request]) -> int:
 def _long_request(pattern: Sample, length: int) -> Arrays:
     """A text of this length from the tokens of a shorter one, [1, length]."""
     return {name: np.resize(values[0], length)[None] for name, values in pattern.inputs.items()}
-
-
-def _write_graph(job: Job, folder: Path, recording: Recording) -> None:
-    """The graph as it is, or in FP16 and proved on the CPU."""
-    target = (job.work / engine_plan.GRAPH_FILE).parent
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    if job.request.build.precision is Precision.FP32:
-        for path in folder.glob(f"{names.ONNX_FILE}*"):
-            shutil.copyfile(path, target / path.name)
-        return
-    try:
-        half_precision.cast(folder / names.ONNX_FILE, target / names.ONNX_FILE)
-    except half_precision.OutOfRangeError as error:
-        message, advice = f"The model can't be held in fp16: {error}.", "Write build.precision: fp32."
-        raise BuildError("PrecisionOverflow", message, advice) from error
-    found = fidelity.compare(job.request.build, recording, onnx_session.open_session(target), "stage")
-    progress.say(
-        "stage", f"in fp16 on this CPU: max |Δ| {found.max_abs_difference:.1e}, cosine ≥ {found.min_cosine:.6f}"
-    )
 
 
 def _requests(work: Path, build: Build, inputs: list[str], recording: Recording) -> list[dict[str, Any]]:
@@ -156,11 +151,24 @@ def _requests(work: Path, build: Build, inputs: list[str], recording: Recording)
     return listed
 
 
-def _published(mount: Path) -> list[str]:
-    """Keys of the engines in the store: which of them is wanted is known once the GPU is."""
+def _published(mount: Path) -> dict[str, Manifest]:
+    """The engines in the store by key: which of them is wanted is known once the GPU is."""
     shelf = Store(mount)
     keys = [path.name.removeprefix("tensorrt-") for path in shelf.folder.glob("tensorrt-*")]
-    return sorted(key for key in keys if shelf.sound("tensorrt", key))
+    return {key: manifest for key in keys if (manifest := shelf.sound("tensorrt", key))}
+
+
+def _fitting(published: dict[str, Manifest], asked: OnnxArtifact, build: Build, toolchain: dict[str, str]) -> list[str]:
+    """Keys of the engines that are what is asked for, on the GPUs and for the TensorRT that they were compiled for."""
+    material = engine_plan.key_material(build, asked.artifact_key, toolchain)
+    return [
+        key
+        for key, manifest in published.items()
+        if asked.compute_capability in ("", manifest.report.compute_capability)
+        and asked.tensorrt_version in ("", manifest.report.tensorrt_version)
+        and key
+        == engine_plan.artifact_key(material, manifest.report.compute_capability, manifest.report.tensorrt_version)
+    ]
 
 
 def _bring_timing_caches(job: Job) -> None:

@@ -23,6 +23,8 @@ class SourceFile(Model):
     """Empty as long as nobody has read or published it."""
     outside: str = ""
     """Where the bytes lie if they were not copied: a large file of a PVC source."""
+    stamp: str = ""
+    """What changes with each write to such a file; empty if it was too young to tell."""
 
 
 class State(Model):
@@ -34,6 +36,10 @@ class State(Model):
     weights_digest: str = ""
     artifact_key: str = ""
     toolchain: dict[str, str] = Field(default_factory=dict)
+    texts: dict[str, str] = Field(default_factory=dict)
+    """Digests of the user's files of texts, by what they are for."""
+    refused: list[str] = Field(default_factory=list)
+    """Precisions of an engine that weren't close enough, each with why."""
     reused: bool = False
     architecture: str = ""
     parameters: int = 0

@@ -4,6 +4,8 @@
     artifacts/.tmp-<uid>/           one being written; becomes the above by one rename
     artifacts/.lock-onnx-<key>      see lock.py
     artifacts/.trash-<uid>/         what stood in an artifact's place and was none
+    artifacts/.trash-onnx-<key>.<uid>/  an artifact that nothing used; a build that wants it brings it back
+    artifacts/.gone-<uid>/          one being deleted: nobody brings it back
 
 A crash at any moment leaves the artifact absent or whole: everything is written and synced beside its place first.
 """
@@ -16,7 +18,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -29,6 +31,7 @@ from bert_operator.api.report import ExitCode, Manifest, ManifestFile
 
 _TEMPORARY: Final = ".tmp-"
 _TRASH: Final = ".trash-"
+_GONE: Final = ".gone-"
 _CLOCK: Final = ".clock-"
 _LOCK: Final = ".lock-"
 _TRASH_SECONDS: Final = 24 * 3600.0
@@ -66,6 +69,24 @@ class Store:
         known = _NAME.fullmatch(f"{format_name}-{key}")
         return _sound(self.path(format_name, key), key, thorough=thorough) if known else None
 
+    def found(self, format_name: str, key: str) -> Manifest | None:
+        """Like `sound`, byte by byte; an artifact that was put aside because nothing used it is brought back."""
+        manifest = self.sound(format_name, key)
+        if manifest is not None or not _NAME.fullmatch(name := f"{format_name}-{key}"):
+            return manifest
+        if not self.put_aside(name):
+            return None
+        # A claim that can't be written, or a lock that stays busy: the build goes on as if it weren't there.
+        with contextlib.suppress(OSError, BuildError), lock.held(self.folder / f"{_LOCK}{name}", "a build", 60):
+            self._bring_back(self.path(format_name, key), key)
+        return self.sound(format_name, key)
+
+    def put_aside(self, name: str) -> list[Path]:
+        """Where `put_away` has put artifacts of this name, the newest first."""
+        there = self.folder.glob(f"{_TRASH}{name}.*") if self.folder.is_dir() else ()
+        ages = {path: lock.age(path, 0.0) for path in there}
+        return sorted((path for path, age in ages.items() if age is not None), key=lambda path: ages[path] or 0.0)
+
     def manifest_sha256(self, format_name: str, key: str) -> str:
         """Digest of a published manifest."""
         return hashlib.sha256((self.path(format_name, key) / names.MANIFEST_FILE).read_bytes()).hexdigest()
@@ -78,7 +99,7 @@ class Store:
         """
         with contextlib.suppress(PermissionError):
             try:
-                os.utime(self.path(format_name, key), follow_symlinks=False)
+                lock.touch(self.path(format_name, key))
             except FileNotFoundError:
                 return None
             except OSError as error:
@@ -118,26 +139,80 @@ class Store:
         Raises:
             BuildError: it was published or found again since then, or the claim can't be written.
         """
+        aside = self.put_away(name, holder, listed_seconds_ago)
+        return aside is not None and self.delete(aside)
+
+    def put_away(self, name: str, holder: str, listed_seconds_ago: float) -> Path | None:
+        """Move an artifact aside that nothing was seen to use, whole, so that a build can bring it back.
+
+        Args and errors as `remove` has them.
+
+        Returns:
+            Where it is now; None if it wasn't there.
+        """
         if not self.folder.is_dir():
-            return False
+            return None
         target = self.folder / name
-        trash = self.folder / f"{_TRASH}{uuid.uuid4().hex}"
-        with _said(self, f"Removing {name}"), lock.held(self.folder / f"{_LOCK}{name}", holder):
+        trash = self.folder / f"{_TRASH}{name}.{uuid.uuid4().hex}"
+        with _said(self, f"Removing {name}"), self._held_if_there_is_room(name, holder):
             self._clean()
             self._refuse_wanted(target, listed_seconds_ago)
             try:
                 target.rename(trash)
             except FileNotFoundError:
-                return False
+                return None
             try:
                 # Once more: a build may have found it between the look and the move. It can't any more.
                 self._refuse_wanted(trash, listed_seconds_ago, name)
             except BuildError:
                 _put_back(trash, target)
                 raise
+            # Kept from now, not from when it was published. Gone again: a build took our lock and brought it back.
+            with contextlib.suppress(FileNotFoundError):
+                lock.touch(trash)
             files.sync_folder(self.folder)
-        shutil.rmtree(trash, ignore_errors=True)
+        return trash
+
+    @contextlib.contextmanager
+    def _held_if_there_is_room(self, name: str, holder: str) -> Iterator[None]:
+        """Hold an artifact's lock; on a full claim go without, or it could never be emptied. The renames are safe."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock.held(self.folder / f"{_LOCK}{name}", holder))
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+            yield
+
+    def delete(self, aside: Path) -> bool:
+        """Delete what was put away; False if a build has brought it back.
+
+        Needs no lock: of two renames of one folder one wins, and under its new name no build looks for it.
+        """
+        gone = self.folder / f"{_GONE}{uuid.uuid4().hex}"
+        with _said(self, f"Removing {aside.name}"):
+            try:
+                aside.rename(gone)
+            except FileNotFoundError:
+                return False
+        shutil.rmtree(gone, ignore_errors=True)
         return True
+
+    def idle_seconds(self, name: str) -> float | None:
+        """How long ago an artifact was published or found by a build, by the claim's own clock; None if it is gone."""
+        return lock.age(self.folder / name, lock.server_time(self.folder))
+
+    def _bring_back(self, target: Path, key: str) -> bool:
+        """Put the newest sound artifact of this name in its place again. For whoever holds its lock."""
+        for aside in self.put_aside(target.name):
+            if not _sound(aside, key, thorough=True):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # it is being deleted: it was there too long
+                lock.touch(aside)
+                self._move(aside, target, key)
+                progress.say("store", f"{target.name} was put aside because nothing used it: brought back")
+                return True
+        return False
 
     def _refuse_wanted(self, folder: Path, listed_seconds_ago: float, name: str = "") -> None:
         idle = lock.age(folder, lock.server_time(self.folder))
@@ -158,6 +233,8 @@ class Store:
     def publish(self, staged: Path, manifest: Manifest, holder: str) -> bool:
         """Publish the files of `staged` under their key; False if somebody else had done it meanwhile.
 
+        Digests that the manifest leaves open are taken while the files are copied.
+
         Raises:
             BuildError: the claim is full or can't be written, its lock stays busy, or something is no plain file.
         """
@@ -168,7 +245,13 @@ class Store:
             _refuse_link(self.folder)
             with lock.held(self.folder / f"{_LOCK}{target.name}", holder) as heartbeat:
                 self._clean()
-                if _sound(target, manifest.report.artifact_key, thorough=True):
+                key = manifest.report.artifact_key
+                if _sound(target, key, thorough=True):
+                    # Wanted from now on, not from when the lock is given back. Gone: somebody took our lock.
+                    with contextlib.suppress(FileNotFoundError):
+                        lock.touch(target)
+                    return False
+                if self._bring_back(target, key):
                     return False
                 self._publish(staged, manifest, target, heartbeat)
         return True
@@ -180,7 +263,7 @@ class Store:
         try:
             temporary.mkdir()
             heartbeat.keep(temporary)
-            _fill(temporary, staged, manifest.files)
+            manifest = _fill(temporary, staged, manifest)
             files.write(temporary / names.MANIFEST_FILE, manifest.model_dump_json(by_alias=True, indent=1))
             for folder in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
                 files.sync_folder(folder)
@@ -208,7 +291,7 @@ class Store:
         trash = self.folder / f"{_TRASH}{uuid.uuid4().hex}"
         target.rename(trash)
         # Kept from now, not from when it was written.
-        os.utime(trash, follow_symlinks=False)
+        lock.touch(trash)
         if _sound(trash, key, thorough=True):
             # Whoever held the lock before us was slow, not dead, and published this very moment.
             with contextlib.suppress(OSError):
@@ -225,7 +308,10 @@ class Store:
             if limit is None or idle is None or idle < limit:
                 continue
             progress.say("publish", f"removing {entry.name}, left {idle:.0f} s ago")
-            if entry.is_dir() and not entry.is_symlink():
+            if entry.name.startswith(_TRASH):
+                # Not where it lies: a build may bring it back this very moment.
+                self.delete(entry)
+            elif entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
@@ -235,7 +321,7 @@ def _lifetime(name: str) -> float | None:
     """Seconds after which something may go; None for what is not ours to remove."""
     if name.startswith(_TRASH):
         return _TRASH_SECONDS
-    if name.startswith((_TEMPORARY, _CLOCK)):
+    if name.startswith((_TEMPORARY, _CLOCK, _GONE)):
         return lock.STALE_SECONDS
     # A lock put aside or a draft of one; a lock itself is broken only by who wants it.
     if name.startswith(_LOCK) and "." in name.removeprefix(_LOCK):
@@ -354,17 +440,23 @@ def _put_back(trash: Path, target: Path) -> None:
         progress.say("store", f"{target.name} was published anew meanwhile: {trash.name} is the one before")
 
 
-def _fill(temporary: Path, staged: Path, listed: Mapping[str, ManifestFile]) -> None:
-    counter = progress.Bytes("publish", sum(file.size for file in listed.values()))
-    for name, file in listed.items():
-        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-        if files.copy(staged / name, temporary / name, counter.add) != file.sha256:
+def _fill(temporary: Path, staged: Path, manifest: Manifest) -> Manifest:
+    """Copy what a manifest lists; the manifest with the digests of what was copied."""
+    counter = progress.Bytes("publish", sum(file.size for file in manifest.files.values()))
+    copied: dict[str, ManifestFile] = {}
+    for name, file in manifest.files.items():
+        target = temporary / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = files.copy(staged / name, target, counter.add)
+        copied[name] = ManifestFile(size=target.stat().st_size, sha256=digest)
+        if copied[name] != file.model_copy(update={"sha256": file.sha256 or digest}):
             raise BuildError(
                 "ScratchCorrupt",
                 f"{name} changed between its check and its publication.",
                 "It is tried again.",
                 ExitCode.PASSING,
             )
+    return manifest.model_copy(update={"files": copied})
 
 
 def read_only_store() -> BuildError:

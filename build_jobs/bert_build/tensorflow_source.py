@@ -51,6 +51,8 @@ class Names:
 class TensorFlowModel:
     """A SavedModel with our names, int64 inputs and one fp32 output."""
 
+    side_by_side = False  # TensorFlow uses all processors for one request
+
     def __init__(self, loaded: Any, signature: Any, found: Names, output: str, home: Any) -> None:  # noqa: ANN401 - no stubs
         self.home = home  # the folder it was loaded from goes with it
         self.loaded = loaded  # the variables live as long as this does

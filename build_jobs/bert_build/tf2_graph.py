@@ -17,9 +17,8 @@ from tensorflow.core.framework import attr_value_pb2, node_def_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.grappler import tf_optimizer
 
-from bert_build import onnx_file, tensorflow_source
+from bert_build import formats, onnx_file, tensorflow_source
 from bert_build.failures import BuildError, listing
-from bert_build.onnx_session import OPSET
 
 _MATRIX: Final = 2
 """Axes of what is taken out of the graph; vectors may stay."""
@@ -156,7 +155,7 @@ def _converted(graph: Proto, weights: Iterable[str], output: str) -> onnx.ModelP
         graph,
         input_names=[*inputs, *weights],
         output_names=[output],
-        opset=OPSET,
+        opset=formats.OPSET,
         custom_op_handlers={"Erfc": (_erfc, [])},
     )
     strangers = {node.op_type for node in model.graph.node if not node.domain and not onnx.defs.has(node.op_type)}

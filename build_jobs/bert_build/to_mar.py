@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import warnings
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 import yaml
 
-from bert_build import config_checks, progress, samples, selection, source_model, tasks, texts
+from bert_build import config_checks, progress, samples, selection, source_model, tasks, texts, tracing
 from bert_build.failures import BuildError
 from bert_build.job import Job
 from bert_build.samples import Arrays
@@ -46,25 +45,11 @@ def convert(job: Job) -> None:
     parts.mkdir()
     model = source_model.load(job.model, job.request.build.task)
     progress.say("convert", "source model loaded; tracing")
-    torch.jit.save(_traced(model), str(parts / _MODEL))
+    torch.jit.save(tracing.traced(model, model.inputs), str(parts / _MODEL))
     extra = [*(HANDLER / name for name in HANDLER_FILES[1:]), *_described(job, parts, model)]
     progress.say("convert", f"packing {', '.join(sorted([_MODEL, *(path.name for path in extra)]))}")
     _pack(parts, extra, job.artifact)
     shutil.rmtree(parts)
-
-
-def _traced(model: source_model.SourceModel) -> Any:  # noqa: ANN401 - a TorchScript module
-    """The model as TorchScript, its weights as constants, for any batch and length."""
-    ids = torch.ones((2, 8), dtype=torch.int64)
-    mask = ids.clone()
-    # A mask of ones alone might be skipped, and the branch with it.
-    mask[1, 5:] = 0
-    with warnings.catch_warnings(), torch.no_grad():
-        # Of the tracer: about branches that don't depend on the input here. Fidelity would notice if they did.
-        warnings.simplefilter("ignore")
-        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-        example = tuple(given[name] for name in model.inputs)
-        return torch.jit.freeze(torch.jit.trace(model, example, check_trace=False))
 
 
 def _described(job: Job, parts: Path, model: source_model.SourceModel) -> list[Path]:

@@ -1,61 +1,59 @@
-"""The format `onnx`: PyTorch to ONNX for CPU runtimes. Called by convert through `formats`.
+"""The format `onnx`: a traced PyTorch model and its weights as one ONNX model. Called by convert through `formats`.
 
-Exported without weights, which are streamed into the file afterwards: the peak is one copy of the weights, mapped from
-the source's safetensors, where torch.onnx.export with weights needs about four.
+`answer` has traced it, as it had the source model in memory; here is neither PyTorch nor more than two tensors at once.
 """
 
-import io
-import warnings
-from typing import Any
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import onnx
-import torch
 
-from bert_build import onnx_file, progress, source_model, tasks
+from bert_build import onnx_file, progress, safetensors_header, traced
 from bert_build.job import Job
-from bert_build.onnx_session import OPSET
 from bert_operator.api import names
-from bert_operator.api.spec import Task
 
 
 def convert(job: Job) -> None:
     """Write model.onnx into the job's artifact folder."""
-    task = job.request.build.task
-    model = source_model.load(job.model, task)
-    progress.say("convert", "source model loaded; tracing")
-    graph = _traced(model, task)
+    folder = job.work / traced.FOLDER
+    plan = traced.load(folder)
+    graph = onnx.load(folder / traced.GRAPH_FILE)
     onnx.checker.check_model(graph, full_check=True)
-    known = {name: _weight(name, tensor) for name, tensor in model.state_dict().items()}
-    weights = onnx_file.take_out(graph, known, model.inputs)
+    weights = onnx_file.take_out(graph, _Weights(job.model, folder, plan).known(), plan.inputs)
     progress.say("convert", f"{len(graph.graph.node)} operators; writing {len(weights)} tensors")
-    onnx_file.write(job.artifact / names.ONNX_FILE, graph, weights)
+    # As their files have them: one tensor may be several weights, and is read once.
+    onnx_file.write(job.artifact / names.ONNX_FILE, graph, sorted(weights, key=lambda weight: weight.order))
 
 
-def _traced(model: source_model.SourceModel, task: Task) -> onnx.ModelProto:
-    """The graph, its weights as inputs by the names of the state dict."""
-    length = 8
-    ids = torch.ones((2, length), dtype=torch.int64)
-    tokens, rows = {0: "batch", 1: "sequence"}, {0: "batch"}
-    axes = dict.fromkeys(model.inputs, tokens)
-    axes |= {name: tokens if tasks.per_token(task, name) else rows for name in model.outputs}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # Of the tracer: about branches that don't depend on the input here. Fidelity would notice if they did.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            tuple(torch.zeros_like(ids) if name == "token_type_ids" else ids for name in model.inputs),
-            buffer,
-            input_names=list(model.inputs),
-            output_names=list(model.outputs),
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-            export_params=False,
-            do_constant_folding=False,
-        )
-    return onnx.load_from_string(buffer.getvalue())
+class _Weights:
+    """The weights of a plan, read when they are asked for."""
 
+    def __init__(self, model: Path, folder: Path, plan: traced.Plan) -> None:
+        self._model = model
+        self._folder = folder
+        self._plan = plan
+        listed = {place.file for place in plan.weights.values() if place.tensor}
+        self._tensors = {file: safetensors_header.read(model / file, file) for file in listed}
+        self._last: tuple[traced.Place, traced.Values] | None = None
 
-def _weight(name: str, tensor: Any) -> onnx_file.Weight:  # noqa: ANN401 - a torch tensor
-    return onnx_file.Weight(name, tuple(tensor.shape), lambda: tensor.detach().contiguous().numpy())
+    def known(self) -> dict[str, onnx_file.Weight]:
+        """Every weight by its name in the graph."""
+        return {
+            name: onnx_file.Weight(name, place.shape, partial(self._values, place), self._order(place))
+            for name, place in self._plan.weights.items()
+        }
+
+    def _order(self, place: traced.Place) -> tuple[str, int]:
+        return (place.file, self._tensors[place.file][place.tensor].begin if place.tensor else 0)
+
+    def _values(self, place: traced.Place) -> traced.Values:
+        if self._last is None or self._last[0] != place:
+            self._last = None
+            self._last = (place, self._read(place))
+        return self._last[1]
+
+    def _read(self, place: traced.Place) -> traced.Values:
+        if place.tensor:
+            return traced.values(self._model / place.file, self._tensors[place.file][place.tensor])
+        return np.asarray(np.load(self._folder / place.file, allow_pickle=False))

@@ -90,7 +90,13 @@ def unsupported(case: Case) -> list[str]:
 def _recipe_faults(case: Case, model: api.BertModel, build: api.Build) -> Iterator[str]:
     """What CEL can't see, because it depends on settings or on what `auto` stands for."""
     export = _exported(build) if build.format is api.Format.TENSORRT else build
-    if not all(job.image(export, step, case.spec, case.settings) for step in steps.EXPORT_STEPS):
+    if job.trace_device(build, case.spec, case.settings) and not case.settings.images.build_gpu:
+        yield (
+            f"build.format is 'torchscript' and hardware profile {case.spec.hardware.profile!r} has "
+            f"{case.profile.resource_name}, and this installation has no image that traces there, where it is served: "
+            "set images.buildGpu in the operator's chart, write format: onnx, or name a profile without GPUs"
+        )
+    elif not all(job.image(export, step, case.spec, case.settings) for step in steps.EXPORT_STEPS):
         yield (
             f"build needs TensorFlow ({export.framework.value} to {export.format.value}), and "
             "this installation has no image with it: set images.tensorflow in the operator's chart"
@@ -115,15 +121,17 @@ def _precision_faults(case: Case, model: api.BertModel, build: api.Build) -> Ite
     """A precision that the format has, and this hardware."""
     gpu, found = bool(case.profile.resource_name), build.precision
     able = {
-        api.Precision.FP16: build.format is api.Format.TENSORRT,
-        api.Precision.INT8: build.format is api.Format.ONNX and not gpu,
+        api.Precision.FP16: build.format in api.FORMATS_IN[api.Precision.FP16] and gpu,
+        api.Precision.BF16: build.format in api.FORMATS_IN[api.Precision.BF16] and gpu,
+        api.Precision.INT8: build.format is (api.Format.TENSORRT if gpu else api.Format.ONNX),
     }
     if able.get(found, True):
         return
     written = "format auto" if model.build.format is api.Format.AUTO else "format"
     other = {
         api.Precision.FP16: "name a profile with GPUs" if not gpu else "write format: tensorrt",
-        api.Precision.INT8: "name a profile without GPUs and write format: onnx, served by triton",
+        api.Precision.BF16: "name a profile with GPUs" if not gpu else "write format: tensorrt",
+        api.Precision.INT8: f"write format: {'tensorrt' if gpu else 'onnx'}, served by triton",
     }
     yield (
         f"build.precision is {found.value!r}, and {written} is {build.format.value!r} on hardware profile "
@@ -133,6 +141,12 @@ def _precision_faults(case: Case, model: api.BertModel, build: api.Build) -> Ite
 
 def _engine_faults(case: Case, model: api.BertModel, build: api.Build) -> Iterator[str]:
     yield from _precision_faults(case, model, build)
+    known = case.profile.compute_capability
+    if build.precision is api.Precision.BF16 and known and float(known) < steps.BF16_FROM:
+        yield (
+            f"build.precision is 'bf16', and GPUs of hardware profile {case.spec.hardware.profile!r} have compute "
+            f"capability {known}: they know BF16 from {steps.BF16_FROM} on; write precision: fp16"
+        )
     if model.serving.max_batch_size > build.engine_batch:
         found = "unset, which means" if build.max_batch_size is None else "only"
         yield (
@@ -205,7 +219,8 @@ def _named(case: Case, wish: _Wish) -> Build | None:
     source = wish.version.source.artifact
     if source is None or published.compiles(case, source, wish.build):
         return None
-    found = published.of_source(case, source, wish.build, compiled=wish.key != wish.served_key)
+    batch = wish.model.serving.max_batch_size
+    found = published.of_source(case, source, wish.build, batch=batch, compiled=wish.key != wish.served_key)
     if isinstance(found, Problem):
         return Build(facts=replace(wish.facts, problem=found))
     return Build(facts=replace(wish.facts, artifact=found, artifact_name=source.name))
@@ -241,9 +256,10 @@ def _artifact(case: Case, key: str) -> tuple[Manifest, BertArtifactSpec] | None:
     """
     claim_uid = (case.store_claim or {"metadata": {"uid": ""}})["metadata"]["uid"]
     answers = [live for live in case.observed.artifacts if live["spec"]["claimUid"] == claim_uid]
-    exact = [live for live in answers if key in live["spec"]["requestKeys"]]
-    alike = [live for live in answers if any(same_wish(key, known) for known in live["spec"]["requestKeys"])]
-    newest_first = sorted(exact or alike, key=_age, reverse=True)
+    found = [live for live in answers if key in live["spec"]["requestKeys"]]
+    if not found:  # looked for only then: a claim may hold a thousand
+        found = [live for live in answers if any(same_wish(key, known) for known in live["spec"]["requestKeys"])]
+    newest_first = sorted(found, key=_age, reverse=True)
     return next(((live, spec) for live in newest_first if (spec := artifact.read(live))), None)
 
 
@@ -266,7 +282,9 @@ def _ask(case: Case, wish: _Wish, *, attempt: int) -> Build:
 
 
 def _job(case: Case, wish: _Wish, facts: checks.VersionFacts, request: BuildRequest, attempt: int) -> Build:
-    source = request.pvc
+    claims = [case.store_claim_name, *([request.pvc.claim_name] if request.pvc else [])]
+    if not request.onnx:
+        claims += [texts.claim_name for texts in request.build.texts.values() if texts.claim_name]
     manifest = job.manifest(
         job.BuildJob(
             identity=case.identity,
@@ -275,7 +293,7 @@ def _job(case: Case, wish: _Wish, facts: checks.VersionFacts, request: BuildRequ
             request=request,
             attempt=attempt,
             claim_name=case.store_claim_name,
-            one_node_claims=case.one_node_claims([case.store_claim_name, *([source.claim_name] if source else [])]),
+            one_node_claims=case.one_node_claims(claims),
             settings=case.settings,
         )
     )
@@ -285,9 +303,13 @@ def _job(case: Case, wish: _Wish, facts: checks.VersionFacts, request: BuildRequ
 def _exported(build: api.Build) -> api.Build:
     """The ONNX build before a compilation, such that others who want the model as ONNX share it."""
     ours = {"format": api.Format.ONNX, "precision": api.Precision.FP32, "max_batch_size": None}
-    # Limits for an engine in fp16 would let a bad export pass; it is the export that one's own texts judge.
-    loose = {} if build.precision is api.Precision.FP32 else {"fidelity": api.Fidelity(samples=build.fidelity.samples)}
-    return build.model_copy(update=ours | loose)
+    if build.precision is api.Precision.FP32:
+        return build.model_copy(update=ours)
+    # Limits for an engine of fewer bits would let a bad export pass.
+    wish = build.fidelity
+    return build.model_copy(
+        update=ours | {"fidelity": api.Fidelity(samples=wish.samples, samples_from=wish.samples_from)}
+    )
 
 
 def _export_wish(case: Case, wish: _Wish) -> _Wish:
@@ -309,6 +331,7 @@ def _request(case: Case, wish: _Wish) -> BuildRequest:
         hugging_face=hub,
         pvc=wish.version.source.pvc,
         s3=wish.version.source.s3,
+        trace_device=job.trace_device(wish.build, case.spec, case.settings),
         images=_images(case, wish),
         store_read_only=read_only(case.store_claim),
         owner=f"{case.identity.namespace}/{case.identity.name}",
@@ -380,7 +403,9 @@ def _progress(case: Case, wish: _Wish, step: str) -> str:
     if step not in order:
         return ""
     place = order.index(step)
-    at = f"step {step}, {place + 1} of {len(order)}"
+    # Steps of precisions that it may fall back to are passed over at once, unless it comes to that.
+    always = [one for one in order if one == steps.plain(one)]
+    at = f"step {step}, {always.index(step) + 1} of {len(always)}" if step in always else f"step {step}"
     reports = [live["spec"]["report"] for live in case.observed.artifacts]
     known = [
         report.get("durationsSeconds") or {}
@@ -413,12 +438,13 @@ def _compiled_revision(case: Case, wish: _Wish) -> str:
 
 def _waiting_for_room(case: Case, wish: _Wish, facts: checks.VersionFacts, problem: Problem) -> Problem:
     """Say what a pod that no node takes is waiting for."""
-    if wish.build.format is not api.Format.TENSORRT:
+    engine = wish.build.format is api.Format.TENSORRT
+    if not engine and not job.trace_device(wish.build, case.spec, case.settings):
         return replace(problem, message=f"{problem.message}; next: {case.more_room(problem, 'builds')}")
     message = (
-        f"compile Job {facts.job} waits for a node with {case.profile.resource_name} (profile "
-        f"{case.spec.hardware.profile!r}): {problem.message}; next: add such a node, or write build.format: onnx and a "
-        f"hardware.profile without GPUs ({case.plain_profiles})"
+        f"{'compile' if engine else 'build'} Job {facts.job} waits for a node with {case.profile.resource_name} "
+        f"(profile {case.spec.hardware.profile!r}): {problem.message}; next: add such a node, or write build.format: "
+        f"onnx and a hardware.profile without GPUs ({case.plain_profiles})"
     )
     return replace(problem, reason=checks.WAITING_FOR_ACCELERATOR, message=message)
 
@@ -430,6 +456,8 @@ def _record(case: Case, wish: _Wish, facts: checks.VersionFacts, live: Manifest)
     facts = replace(facts, step="publish")
     if report is not None and case.store_claim is not None:
         return Build(facts=facts, record=_record_manifest(case, report, facts.request_key))
+    if pod and not pod_state.over(pod):
+        return Build(facts=facts)  # its end, and with it the report, is news that is still to come
     if job_state.attempt(live) < job_state.MAX_ATTEMPTS_WITHOUT_REPORT:
         return _ask(case, wish, attempt=job_state.attempt(live) + 1)
     message = f"Job {facts.job} finished without a readable report; next: set the annotation {names.REFRESH_ANNOTATION}"

@@ -1,17 +1,21 @@
 """One BertDeployment whose spec could be read, with everything decisions need. Built by `plan`, read by its parts."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from bert_operator import job_state
 from bert_operator.api import names
 from bert_operator.api import spec as api
 from bert_operator.api.observed import Manifest, Observed
 from bert_operator.api.status import TunedPlan
-from bert_operator.objects import identity, pod
+from bert_operator.objects import pod
+from bert_operator.objects.identity import Identity
 from bert_operator.pod_state import Problem
 from bert_operator.settings import HardwareProfile, Settings
+
+_TEXTS: Final = {"samples": "fidelity.samplesFrom", "calibration": "calibration.texts"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,10 +29,11 @@ class Case:
     plan: TunedPlan | None = None
     """The measured plan whose values stand in `spec` instead of the user's; None: these are the user's."""
 
-    @property
-    def identity(self) -> identity.Identity:
-        """Who owns the children."""
-        return identity.Identity.of(self.observed.bert)
+    identity: Identity = field(init=False)
+    """Who owns the children."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", Identity.of(self.observed.bert))
 
     @property
     def profile(self) -> HardwareProfile:
@@ -88,17 +93,19 @@ class Case:
 
     def claim_problem(self) -> Problem | None:
         """The first claim that the spec names and that isn't there."""
+        return next((found for name, field in self._named_claims() if (found := self._missing(name, field))), None)
+
+    def _named_claims(self) -> Iterator[tuple[str, str]]:
+        """Claims that the spec names, each with the field that does."""
         if self.spec.storage.claim_name:
-            found = self._missing(self.spec.storage.claim_name, "storage.claimName")
-            if found:
-                return found
+            yield self.spec.storage.claim_name, "storage.claimName"
         for m, model in enumerate(self.spec.models):
+            for role, texts in model.build.texts.items():
+                if texts.claim_name:
+                    yield texts.claim_name, f"models[{m}].build.{_TEXTS[role]}.claimName"
             for v, version in enumerate(model.versions):
                 if version.source.pvc:
-                    field = f"models[{m}].versions[{v}].source.pvc.claimName"
-                    if found := self._missing(version.source.pvc.claim_name, field):
-                        return found
-        return None
+                    yield version.source.pvc.claim_name, f"models[{m}].versions[{v}].source.pvc.claimName"
 
     def _missing(self, name: str, field: str) -> Problem | None:
         live = self.claim(name)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from bert_operator import job_state
+from bert_operator.api import steps
 from bert_operator.api.artifact import BertArtifactSpec
 from bert_operator.api.report import BuildReport
 from bert_operator.api.status import Condition, ConditionType, TunedPlan, TuningStatus
@@ -373,7 +375,7 @@ def stage(facts: Facts) -> str:
     if facts.build_problem:
         return _build_trouble(*facts.build_problem)
     if facts.unbuilt:
-        return STAGE_WORDS.get(facts.unbuilt[0].step, "Queued")
+        return STAGE_WORDS.get(steps.plain(facts.unbuilt[0].step), "Queued")
     if facts.serving is None:
         return "Starting"
     if facts.serving.enough:
@@ -387,7 +389,10 @@ def stage(facts: Facts) -> str:
 def _build_trouble(version: VersionFacts, problem: Problem) -> str:
     if problem.reason == WAITING_FOR_ACCELERATOR:
         return "WaitingForGpu"
-    return "Retrying" if version.retry_seconds is not None else "BuildFailed"
+    if version.retry_seconds is not None:
+        return "Retrying"
+    # A published artifact that is named as the source is held against the spec without a Job.
+    return "BuildFailed" if version.job else "SourceRefused"
 
 
 def _trouble(facts: Facts) -> Problem | None:
@@ -402,11 +407,11 @@ def _trouble(facts: Facts) -> Problem | None:
 
 
 def _stuck(facts: Facts) -> Problem | None:
-    """What won't get on without a person; a build that is tried again isn't stuck."""
+    """What won't get on without a person, be it a build that is tried again until somebody makes what it lacks."""
     if facts.claim_problem:
         return facts.claim_problem
     for version in facts.versions:
-        if version.problem and version.retry_seconds is None:
+        if version.problem and (version.retry_seconds is None or version.problem.reason in job_state.AWAITED):
             return version.problem
     if facts.refused:
         return facts.refused[0]

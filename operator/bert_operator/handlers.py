@@ -1,6 +1,7 @@
 """Where kopf ends and we begin: `kopf run -m bert_operator.handlers`. The only file that imports kopf.
 
-kopf lists and watches; every event goes into the world and puts (namespace, name) on the work queue, nothing more.
+kopf lists and watches; every event goes into the world and puts (namespace, name) on the work queue, nothing more. It
+is taken right from kopf's streams: handing it to a handler costs kopf several copies of the object and a task for it.
 kopf's state-keeping handlers, daemons, timers and finalizers are not used: they lose updates and block deletions.
 """
 
@@ -28,6 +29,8 @@ CHILDREN: Final = (
     ("apps", "v1", "deployments"),
     ("apps", "v1", "replicasets"),
     ("autoscaling", "v2", "horizontalpodautoscalers"),
+    ("policy", "v1", "poddisruptionbudgets"),
+    ("networking.k8s.io", "v1", "networkpolicies"),
     ("", "v1", "services"),
     ("", "v1", "configmaps"),
     ("batch", "v1", "jobs"),
@@ -77,15 +80,12 @@ async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:  # noqa: ANN4
     )
 
 
-async def _event(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:  # noqa: ANN401 - kopf's own
-    if event["type"] == "DELETED":
-        memo.runtime.gone(event["object"])
-    else:
-        memo.runtime.seen(event["object"])
+async def _wanted(**_: Any) -> None:  # noqa: ANN401 - kopf's own
+    """Kopf watches what has a handler; what it watches ends in `tap`."""
 
 
 for _resource in (*WHOLE, *CHILDREN):
-    kopf.on.event(*_resource, id="event")(_event)
+    kopf.on.event(*_resource, id="event")(_wanted)
 
 
 def load_settings() -> settings.Settings:
@@ -135,7 +135,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
 
 
 def tap(runtime: Runtime) -> None:
-    """Listen in on kopf's watches, for the three things that it has no hook for.
+    """Take everything from kopf's watches, and three things that it has no hook for.
 
     When a listing is complete: nobody may plan before every kind has been listed, or it builds what is there. What
     has vanished: after "410 Gone" kopf lists anew without a word on that, and such objects would haunt us for ever;
@@ -156,16 +156,22 @@ def tap(runtime: Runtime) -> None:
 async def _listen(
     stream: AsyncIterator[Any], runtime: Runtime, kind: str, namespace: str | None
 ) -> AsyncGenerator[Any, None]:
-    """Pass on what kopf's watch yields; at the end of a listing, add the ends of what is missing from it."""
+    """Take what kopf's watch yields; at the end of a listing, the ends of what is missing from it too.
+
+    Only kopf's own marks are passed on.
+    """
     listing = runtime.begin_listing(kind, namespace)
     async with aclosing(cast("AsyncGenerator[Any, None]", stream)):
         async for event in stream:
-            if event is watching.Bookmark.LISTED:
-                for stub in runtime.listed(listing):
-                    yield {"type": "DELETED", "object": stub}
-            else:
-                listing.heard(event["type"], event["object"])
-                if event["type"] is None:
-                    # kopf handles each object in a task of its own, later: too late for who waits for the listing.
-                    runtime.seen(event["object"])
-            yield event
+            if isinstance(event, watching.Bookmark):
+                if event is watching.Bookmark.LISTED:
+                    for stub in runtime.listed(listing):
+                        runtime.gone(stub)
+                yield event
+                continue
+            kind_of_event, obj = event["type"], event["object"]
+            listing.heard(kind_of_event, obj)
+            if kind_of_event == "DELETED":
+                runtime.gone(obj)
+            elif kind_of_event != "BOOKMARK":
+                runtime.seen(obj)

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -22,14 +22,18 @@ PORT: Final = 8080
 LAG_LIMIT: Final = 10.0
 WATCH_LIMIT: Final = 120.0
 QUEUE_LIMIT: Final = 300.0
-TICK: Final = 1.0
+LEASE_LIMIT: Final = 60.0
+TICK: Final = 0.25
 
 
 class Heartbeat:
     """Measures how late the event loop is."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, late: Callable[[float], None] | None = None
+    ) -> None:
         self._clock = clock
+        self._late = late
         self._due = clock() + TICK
         self.lag = 0.0
 
@@ -39,25 +43,44 @@ class Heartbeat:
             self._due = self._clock() + TICK
             await asyncio.sleep(TICK)
             self.lag = max(0.0, self._clock() - self._due)
+            if self._late is not None:
+                self._late(self.lag)
 
     def current(self) -> float:
         """Seconds the loop was late at its last tick, or is late now."""
         return max(self.lag, self._clock() - self._due, 0.0)
 
 
+class Candidate(Protocol):
+    """Who takes part in the election of a leader."""
+
+    def leads(self) -> bool:
+        """Whether it leads."""
+
+    def silent_seconds(self) -> float:
+        """Since the API server last said anything about the Lease."""
+
+    def stuck_seconds(self) -> float:
+        """By how much its thread is behind."""
+
+
 @dataclass(kw_only=True)
 class Health:
-    """Judges this process."""
+    """Judges this process. A standby is ready like the leader: an installation waits for it."""
 
     watches: Watches
     kinds: Iterable[str]
     heartbeat: Heartbeat
     oldest_waiting: Callable[[], float]
     longest_running: Callable[[], float]
+    candidate: Candidate | None = None
+    """None: there is no election."""
 
     def alive(self) -> tuple[bool, dict[str, Any]]:
         """Whether a restart would not help."""
         checks = {"eventLoop": _check(self.heartbeat.current(), LAG_LIMIT, "lagSeconds")}
+        if self.candidate is not None:
+            checks["election"] = _check(self.candidate.stuck_seconds(), LAG_LIMIT, "stuckSeconds")
         return _all(checks)
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
@@ -69,6 +92,9 @@ class Health:
         }
         checks["queue/waiting"] = _check(self.oldest_waiting(), QUEUE_LIMIT, "oldestSeconds")
         checks["queue/running"] = _check(self.longest_running(), QUEUE_LIMIT, "longestSeconds")
+        if self.candidate is not None:
+            silence = _check(self.candidate.silent_seconds(), LEASE_LIMIT, "silentSeconds")
+            checks["lease"] = {**silence, "leads": self.candidate.leads()}
         return _all(checks)
 
     @staticmethod
@@ -99,6 +125,8 @@ class Server:
         self._port = int(os.environ.get(PORT_ENV, PORT)) if port is None else port
         self._runner: web.AppRunner | None = None
         self._ticker: asyncio.Task[None] | None = None
+        metrics.process_gauges()
+        metrics.gauge("bertops_asyncio_tasks", "Tasks of the event loop.", _tasks)
         metrics.gauge("bertops_event_loop_lag_seconds", "How late the event loop is.", self._lag)
         metrics.gauge("bertops_watch_silent_seconds", "Seconds since a watch last spoke.", self._silence)
 
@@ -146,6 +174,13 @@ class Server:
 
     def _silence(self) -> dict[tuple[tuple[str, str], ...], float]:
         return {(("kind", kind),): age for kind, age in self._health.watches.ages().items()}
+
+
+def _tasks() -> dict[tuple[tuple[str, str], ...], float]:
+    try:
+        return {(): float(len(asyncio.all_tasks()))}
+    except RuntimeError:  # nobody's loop runs
+        return {}
 
 
 def _answer(good: bool, body: dict[str, Any]) -> web.Response:  # noqa: FBT001 - the pair a judgement returns

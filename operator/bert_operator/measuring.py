@@ -167,7 +167,7 @@ def _request(case: Case, target: Target) -> ProfileRequest:
         lengths=target.lengths,
         percentile=model.objective.percentile,
         budget_seconds=search.budget_minutes * 60,
-        model_file=names.ENGINE_FILE if built.report.format == api.Format.TENSORRT else names.ONNX_FILE,
+        model_file=names.TRITON_FILES[built.report.format],
         owner=f"{case.identity.namespace}/{case.identity.name}",
     )
 

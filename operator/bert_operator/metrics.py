@@ -1,18 +1,23 @@
 """Counters, gauges and histograms in Prometheus' text format, named like controller-runtime's and client-go's.
 
-`work_queue` and `cluster` count, `health` renders. Eight families do not earn a dependency; a test reads the output
-back by the format's rules.
+`work_queue` and `cluster` count, `health` renders. A dozen families do not earn a dependency; a test reads the output
+back by the format's rules. Everything else is named `bertops_...`; docs/operations.md lists them.
 """
 
+import os
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Protocol
 
 BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 QUEUE: Final = {"name": "bertdeployment", "controller": "bertdeployment"}
 CONTROLLER: Final = {"controller": "bertdeployment"}
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+LAG: Final = "bertops_event_loop_tick_lag_seconds"
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -33,6 +38,9 @@ class ScheduleState(Protocol):
 
     def longest_running(self, now: float) -> float:
         """Seconds the longest work has taken."""
+
+    def unfinished(self, now: float) -> float:
+        """Seconds that all work in progress has taken, together."""
 
 
 @dataclass(kw_only=True)
@@ -60,6 +68,7 @@ class Metrics:
             "workqueue_queue_duration_seconds": _Histogram(help="Wait before work began.", labels=QUEUE),
             "workqueue_work_duration_seconds": _Histogram(help="Duration of one piece of work.", labels=QUEUE),
             "controller_runtime_reconcile_time_seconds": _Histogram(help="Duration of reconciles.", labels=CONTROLLER),
+            LAG: _Histogram(help="How late the event loop was, tick by tick.", labels={}),
         }
         for name, text, labels in (
             ("workqueue_adds_total", "Keys added.", QUEUE),
@@ -76,9 +85,9 @@ class Metrics:
         key = tuple(labels.items())
         family.values[key] = family.values.get(key, 0.0) + by
 
-    def gauge(self, name: str, text: str, read: Callable[[], Mapping[Labels, float]]) -> None:
-        """Add a gauge that is read whenever it is rendered."""
-        self._families[name] = _Family(kind="gauge", help=text, read=read)
+    def gauge(self, name: str, text: str, read: Callable[[], Mapping[Labels, float]], *, kind: str = "gauge") -> None:
+        """Add a gauge, or another kind of metric, that is read whenever it is rendered."""
+        self._families[name] = _Family(kind=kind, help=text, read=read)
 
     def added(self) -> None:
         """A key was added to the work queue."""
@@ -91,6 +100,10 @@ class Metrics:
     def took(self, waited: float) -> None:
         """Work on a key began."""
         self._observe("workqueue_queue_duration_seconds", waited)
+
+    def late(self, seconds: float) -> None:
+        """The event loop came that much later to a tick than it should have."""
+        self._observe(LAG, seconds)
 
     def ended(self, result: str, seconds: float) -> None:
         """Work on a key ended."""
@@ -112,10 +125,27 @@ class Metrics:
                 queue,
                 lambda: schedule.longest_running(clock()),
             ),
+            (
+                "workqueue_unfinished_work_seconds",
+                "All work in progress together.",
+                queue,
+                lambda: schedule.unfinished(clock()),
+            ),
             ("controller_runtime_active_workers", "Workers at work.", controller, lambda: schedule.running),
             ("controller_runtime_max_concurrent_reconciles", "Workers.", controller, lambda: workers),
         ):
             self.gauge(name, text, _single(labels, read))
+
+    def process_gauges(self, proc: Path = Path("/proc/self")) -> None:
+        """Show what this process takes, under the names that every Prometheus client uses, where there is a /proc."""
+        if not (proc / "stat").exists():
+            return
+        for name, text, kind, read in (
+            ("process_cpu_seconds_total", "User and system CPU time.", "counter", time.process_time),
+            ("process_resident_memory_bytes", "Resident memory.", "gauge", lambda: _resident(proc)),
+            ("process_open_fds", "Open file descriptors.", "gauge", lambda: len(list((proc / "fd").iterdir()))),
+        ):
+            self.gauge(name, text, _single((), read), kind=kind)
 
     def render(self) -> str:
         """Everything in Prometheus' text format."""
@@ -143,6 +173,10 @@ class Metrics:
                 yield _line(f"{name}_bucket", (*labels, ("le", bound)), running)
             yield _line(f"{name}_sum", labels, histogram.total)
             yield _line(f"{name}_count", labels, running)
+
+
+def _resident(proc: Path) -> int:
+    return int((proc / "statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _single(labels: Labels, read: Callable[[], float]) -> Callable[[], Mapping[Labels, float]]:

@@ -7,10 +7,12 @@ replaced, never edited, so an `Observed` stays what it was.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from bert_operator.api import names
 from bert_operator.api.observed import Manifest, Observed
+from bert_operator.objects import store_job
 from bert_operator.slim import slim
 
 Key = tuple[str, str]
@@ -24,6 +26,8 @@ KINDS: Final = (
     "Deployment",
     "ReplicaSet",
     "HorizontalPodAutoscaler",
+    "PodDisruptionBudget",
+    "NetworkPolicy",
     "Service",
     "ConfigMap",
     "PersistentVolumeClaim",
@@ -33,6 +37,20 @@ KINDS: Final = (
 """Every kind that is watched; nobody reconciles before each was listed once."""
 GRAVES: Final = 10_000
 """How many UIDs of deleted objects are remembered, so that a late reply can't bring one back."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store:
+    """What is known about the artifact store on one claim."""
+
+    claim: Manifest | None
+    records: tuple[Manifest, ...]
+    berts: tuple[Manifest, ...]
+    """BertDeployments that name the claim."""
+    deployments: tuple[Manifest, ...]
+    jobs: tuple[Manifest, ...]
+    """Store Jobs of the operator."""
+    job_pods: tuple[Manifest, ...]
 
 
 class World:
@@ -63,9 +81,12 @@ class World:
             BertDeployments to look at: none if nothing but bookkeeping changed or if we know something newer.
         """
         kind, uid = _identity(obj)
-        if self._buried(uid, _version(obj)) or self._outdated(kind, uid, _version(obj)):
+        version, known = _version(obj), self._objects[kind].get(uid)
+        if self._buried(uid, version) or self._outdated(kind, uid, version):
             return set()
         self._laid.pop(uid, None)
+        if known is not None and version and version == _version(known):
+            return set()  # what we wrote comes back: the same version is the same object
         return self._store(kind, uid, slim(obj))
 
     def drop(self, obj: Manifest) -> set[Key]:
@@ -129,6 +150,8 @@ class World:
             deployments=deployments,
             replica_sets=self._find(("owner", "ReplicaSet", d["metadata"]["uid"]) for d in deployments),
             autoscalers=self._find([("owner", "HorizontalPodAutoscaler", uid)]),
+            budgets=self._find([("owner", "PodDisruptionBudget", uid)]),
+            network_policies=self._find([("owner", "NetworkPolicy", uid)]),
             services=self._find([("owner", "Service", uid)]),
             config_maps=self._find([("owner", "ConfigMap", uid)]),
             pods=self._find([("server", "Pod", namespace, name, _owner_label(uid))]),
@@ -149,6 +172,36 @@ class World:
     def keys(self) -> set[Key]:
         """All BertDeployments."""
         return {_key(bert) for bert in self._objects[names.KIND].values()}
+
+    def store(self, namespace: str, claim: str) -> Store:
+        """What is known about the artifact store on one claim."""
+        jobs = self._find([("store", "Job", namespace, claim)])
+        berts = self._find([("claim", names.KIND, namespace, claim)])
+        return Store(
+            claim=self._one(("name", "PersistentVolumeClaim", namespace, claim)),
+            records=self._find([("claim", names.ARTIFACT_KIND, namespace, claim)]),
+            berts=berts,
+            deployments=self._find(("owner", "Deployment", bert["metadata"]["uid"]) for bert in berts),
+            jobs=jobs,
+            job_pods=self._find(("owner", "Pod", job["metadata"]["uid"]) for job in jobs),
+        )
+
+    def is_store(self, namespace: str, claim: str) -> bool:
+        """Whether anything is recorded of a claim."""
+        return ("claim", names.ARTIFACT_KIND, namespace, claim) in self._index
+
+    def stores(self) -> set[Key]:
+        """(namespace, claim) of every store that something is recorded of."""
+        found = self._objects[names.ARTIFACT_KIND].values()
+        return {(_namespace(record), (record.get("spec") or {}).get("claimName", "")) for record in found}
+
+    def record(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """A BertArtifact by name."""
+        return self._one(("name", names.ARTIFACT_KIND, namespace, name))
+
+    def recorded(self, path: str) -> tuple[dict[str, Any], ...]:
+        """Records of artifacts in a folder of this name, on any claim."""
+        return self._find([("path", names.ARTIFACT_KIND, path)])
 
     @staticmethod
     def _artifact_marks(
@@ -244,6 +297,9 @@ def claim_names(bert: Manifest) -> set[str]:
     spec = bert.get("spec") or {}
     found = {f"{bert['metadata']['name']}-store", (spec.get("storage") or {}).get("claimName")}
     for model in spec.get("models") or ():
+        build = model.get("build") or {}
+        found.add(((build.get("fidelity") or {}).get("samplesFrom") or {}).get("claimName"))
+        found.add(((build.get("calibration") or {}).get("texts") or {}).get("claimName"))
         for version in model.get("versions") or ():
             found.add(((version.get("source") or {}).get("pvc") or {}).get("claimName"))
     return {name for name in found if name}
@@ -258,8 +314,11 @@ def _marks(kind: str, obj: Manifest) -> Iterator[Mark]:
         yield ("server", kind, namespace, labels.get(names.INSTANCE_LABEL, ""), labels.get(names.OWNER_LABEL, ""))
     if kind == "Job" and names.REQUEST_LABEL in labels:
         yield ("request", kind, namespace, labels[names.REQUEST_LABEL])
+    if kind == "Job" and (claim := store_job.claim(obj)):
+        yield ("store", kind, namespace, claim)
     if kind == names.ARTIFACT_KIND:
         yield from _ties(obj, to=kind)
+        yield ("path", kind, str((obj.get("spec") or {}).get("path", "")))
     if kind == names.KIND:
         yield from (("request", kind, namespace, request) for request in _requests_of_status(obj))
         yield from (("claim", kind, namespace, claim) for claim in claim_names(obj))

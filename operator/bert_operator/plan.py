@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from bert_operator import builds, checks, job_state, scaling, serving, tuning
+from bert_operator import builds, checks, job_state, protection, scaling, serving, tuning
 from bert_operator.api import spec as api
+from bert_operator.api import steps
 from bert_operator.api.actions import Departure, Note, Plan, Ref
 from bert_operator.api.observed import Manifest, Observed
 from bert_operator.api.report import BuildReport
@@ -27,7 +28,7 @@ from bert_operator.api.status import (
     VersionStatus,
 )
 from bert_operator.case import Case, find
-from bert_operator.objects import claim, drift, hpa, identity
+from bert_operator.objects import claim, drift, hpa, identity, network_policy, pdb
 from bert_operator.pod_state import Problem
 from bert_operator.settings import Settings
 
@@ -44,8 +45,10 @@ def names_to_probe(observed: Observed) -> tuple[tuple[str, str], ...]:
     """(kind, name) of objects that only the API server can tell to be foreign: the index holds ours alone."""
     who = identity.Identity.of(observed.bert)
     probed = [] if any(who.owns(live) for live in observed.services) else [("Service", who.name)]
-    # `kubectl autoscale` names its autoscaler like the Deployment, and so do we: that name can be somebody else's.
-    if observed.deployments and not observed.autoscalers and (observed.bert.get("spec") or {}).get("autoscaling"):
+    # `kubectl autoscale` names its autoscaler like the Deployment, and so do we: that name can be somebody else's. Not
+    # before we have said anything: then the Deployment is a moment old, and nobody can have named one like it.
+    wished = (observed.bert.get("spec") or {}).get("autoscaling") and observed.bert.get("status")
+    if observed.deployments and not observed.autoscalers and wished:
         probed.append((hpa.KIND, who.child_name))
     return tuple(probed)
 
@@ -172,7 +175,7 @@ def _accepted(case: Case) -> Plan:
     versions = tuple(build.facts for build in built)
     tuned = tuning.of_case(case, versions)
     case = replace(case, spec=tuning.applied(case.spec, tuned.plan), plan=tuned.plan)
-    desired = (*serving.desired(case, versions), *scaling.desired(case))
+    desired = (*serving.desired(case, versions), *scaling.desired(case), *protection.desired(case))
     wanted = [drift.stamped(manifest) for manifest in desired]
     facts = checks.Facts(
         generation=_generation(case.observed.bert),
@@ -202,6 +205,7 @@ def _accepted(case: Case) -> Plan:
             *(one for one in going if isinstance(one, Ref)),
             *serving.orphans(case, wanted),
             *scaling.orphans(case),
+            *protection.orphans(case),
         ),
         status=status,
         notes=notes,
@@ -240,6 +244,8 @@ def _changed(case: Case, wanted: Iterable[Manifest]) -> list[Manifest]:
         "ConfigMap": case.observed.config_maps,
         "Deployment": case.observed.deployments,
         hpa.KIND: case.observed.autoscalers,
+        pdb.KIND: case.observed.budgets,
+        network_policy.KIND: case.observed.network_policies,
         "Service": case.observed.services,
     }
     changed = []
@@ -326,7 +332,7 @@ def _models(facts: checks.Facts) -> list[ModelStatus]:
 
 def _version_status(version: checks.VersionFacts) -> VersionStatus:
     if version.artifact is None:
-        stage = "Failed" if version.problem else checks.STAGE_WORDS.get(version.step, "Queued")
+        stage = "Failed" if version.problem else checks.STAGE_WORDS.get(steps.plain(version.step), "Queued")
         return VersionStatus(
             version=version.version, stage=stage, request_key=version.request_key, revision=version.revision
         )
@@ -356,13 +362,16 @@ _TROUBLE: Final = ((ConditionType.DEGRADED, "True"), (ConditionType.TUNED, "Fals
 
 
 def _notes(before: Sequence[Condition], after: Sequence[Condition]) -> tuple[Note, ...]:
-    """One event for each good turn, one for each new trouble, one when work starts."""
+    """One event for each good turn, one for each new trouble, one when work starts.
+
+    What is good at first sight is no turn: artifacts that were there before.
+    """
     old = {condition.type: (condition.status, condition.reason) for condition in before}
     notes = []
     for condition in after:
         if old.get(condition.type) == (condition.status, condition.reason):
             continue
-        told = condition.type in _TOLD and condition.status == "True"
+        told = condition.type in _TOLD and condition.status == "True" and bool(before)
         started = condition.type == ConditionType.PROGRESSING and condition.status == "True"
         started = started and condition.reason != checks.SCALING  # the autoscaler tells that itself
         if told or started:

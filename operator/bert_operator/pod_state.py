@@ -67,6 +67,11 @@ def report(pod: Manifest) -> BuildReport | None:
         return None
 
 
+def over(pod: Manifest) -> bool:
+    """Whether nothing of it runs any more."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
 def last_words(pod: Manifest) -> str:
     """Termination message of a pod's main container; empty while it has none."""
     main: Mapping[str, Any] = next(iter(pod.get("status", {}).get("containerStatuses") or ()), {})

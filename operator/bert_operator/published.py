@@ -4,16 +4,21 @@
 is must be what the spec says: nothing of the spec could change it.
 """
 
+from typing import Final
+
 from bert_operator.api import spec as api
 from bert_operator.api.artifact import BertArtifactSpec
 from bert_operator.api.observed import Manifest
+from bert_operator.api.report import BuildReport
 from bert_operator.case import Case, find
 from bert_operator.objects import artifact
 from bert_operator.pod_state import Problem
 
+_DEVICES: Final = {"cpu": "CPUs", "cuda": "GPUs"}
+
 
 def of_source(
-    case: Case, source: api.ArtifactSource, build: api.Build, *, compiled: bool
+    case: Case, source: api.ArtifactSource, build: api.Build, *, batch: int, compiled: bool
 ) -> BertArtifactSpec | Problem:
     """The record of the named artifact, or why it can't be served or compiled.
 
@@ -21,6 +26,7 @@ def of_source(
         case: with the records on the claims that the spec names.
         source: names it.
         build: what the artifact must be; its format is never `auto`.
+        batch: the largest batch that is served.
         compiled: whether it isn't served itself, but an engine that is compiled from it.
     """
     live = find(case.observed.artifacts, source.name)
@@ -37,7 +43,8 @@ def of_source(
     if spec is None:
         message = f"BertArtifact {source.name!r} was written by another release and can't be read"
         return _problem("SourceUnreadable", message, "build the model again: name where its weights come from")
-    return _mismatch(source.name, spec, build, compiled=compiled) or _foreign(case, source.name, spec) or spec
+    fault = _mismatch(source.name, spec, build, compiled=compiled) or _too_small(source.name, spec, batch)
+    return fault or _foreign(case, source.name, spec) or spec
 
 
 def compiles(case: Case, source: api.ArtifactSource, build: api.Build) -> bool:
@@ -57,10 +64,12 @@ def _mismatch(name: str, spec: BertArtifactSpec, build: api.Build, *, compiled: 
             f"{build.precision.value} ONNX artifact",
             "name another one",
         )
+    # One that fell back to another precision is what the wish for the first one makes.
+    fell_back = report.lowering is not None and report.lowering.asked == build.precision.value
     wished = {
         "task": (build.task.value, report.task),
         "format": (build.format.value, report.format),
-        "precision": (build.precision.value, report.precision),
+        "precision": (build.precision.value, build.precision.value if fell_back else _writable(report)),
     }
     for field, (asked, found) in wished.items():
         if asked != found:
@@ -79,9 +88,37 @@ def _mismatch(name: str, spec: BertArtifactSpec, build: api.Build, *, compiled: 
     return None
 
 
+def _writable(report: BuildReport) -> str:
+    """The precision as a spec can say it: `mixed` is what engines fall back to, nobody asks for it."""
+    known = {one.value for one in api.Precision}
+    return report.precision if report.precision in known or not report.lowering else report.lowering.asked
+
+
+def _too_small(name: str, spec: BertArtifactSpec, batch: int) -> Problem | None:
+    """Why an engine can't be served: its profiles end at a batch, whatever build.maxBatchSize says."""
+    largest = min((profile.max[0] for profile in spec.report.profiles), default=batch)
+    if batch <= largest:
+        return None
+    return _problem(
+        "SourceMismatch",
+        f"BertArtifact {name!r} is an engine for batches of up to {largest}, but serving.maxBatchSize is {batch}",
+        f"write serving.maxBatchSize: {largest} or less, or name an engine that was built with build.maxBatchSize: "
+        f"{batch}, or the ONNX artifact",
+    )
+
+
 def _foreign(case: Case, name: str, spec: BertArtifactSpec) -> Problem | None:
-    """Why an engine can't be loaded here, as far as the installation's settings say what is here."""
+    """Why an engine or a trace can't be loaded here, as far as the installation's settings say what is here."""
     report, hardware = spec.report, case.spec.hardware.profile
+    if report.format == api.Format.TORCHSCRIPT:
+        found, here = report.toolchain.get("device", "cpu"), "cuda" if case.profile.resource_name else "cpu"
+        if found != here:
+            return _problem(
+                "SourceMismatch",
+                f"BertArtifact {name!r} was traced on {_DEVICES[found]}, and runs on no other kind of device, but "
+                f"hardware profile {hardware!r} has {_DEVICES[here]}",
+                "name a hardware.profile of that kind, or where the weights come from: it is traced again",
+            )
     found, here = report.compute_capability, case.profile.compute_capability
     if found and here and found != here:
         return _problem(

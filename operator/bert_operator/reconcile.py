@@ -70,6 +70,11 @@ class Reconciler:
         observed = await self._probe(key, observed)
         plan = self.planner.make_plan(observed, self.settings, self.now())
         raced, failures = await self._write_children(key, plan)
+        done = _done(plan)
+        wrote = any((plan.hold, plan.apply, plan.create, plan.adopt, plan.leave, plan.release, plan.delete))
+        if wrote and not failures and not raced and _first_of_all(observed, plan):
+            logger.info("%s", done)
+            return Outcome(recheck_after=plan.recheck_after_seconds, wrote=True)
         said = self._with_refusals(observed, plan, failures)
         if said.status is not None:
             self._lay(key, await self.cluster.write_status(observed.bert, said.status))
@@ -77,10 +82,8 @@ class Reconciler:
             await self._tell(observed, note)
         if failures:
             raise failures[0]
-        done = _done(plan)
         if done:
             logger.info("%s", done)
-        wrote = any((plan.hold, plan.apply, plan.create, plan.adopt, plan.leave, plan.release, plan.delete))
         recheck = CREATED_ELSEWHERE_SECONDS if raced else plan.recheck_after_seconds
         return Outcome(recheck_after=recheck, wrote=wrote and not raced)
 
@@ -169,6 +172,15 @@ class Reconciler:
         for other in keys:
             if other != key:
                 self.enqueue(other)
+
+
+def _first_of_all(observed: Observed, plan: Plan) -> bool:
+    """Whether this was the first look at a new BertDeployment: nothing of it was there or said, and things were made.
+
+    Because of them it is looked at again at once, and only then there is something to say: one status instead of two.
+    """
+    there = observed.bert.get("status") or observed.services or observed.deployments or observed.jobs
+    return not (there or plan.hold or plan.adopt or plan.leave or plan.release or plan.delete)
 
 
 def _errors(results: Iterable[bool | ApiError]) -> list[ApiError]:

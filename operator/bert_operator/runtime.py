@@ -5,24 +5,33 @@ It knows nothing of kopf. What it is told goes into the `World`; whom it concern
 
 import asyncio
 import logging
+import os
 import random
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
+from uuid import uuid4
 
-from bert_operator import health, logs, observe
+from bert_operator import collector, health, logs, observe
 from bert_operator.api import names
 from bert_operator.cluster.calls import Cluster
 from bert_operator.cluster.connection import ConfigurationError, Connection
 from bert_operator.cluster.errors import ApiError
+from bert_operator.cluster.lease import Lease
+from bert_operator.cluster.stores import Stores
+from bert_operator.election import Terms
+from bert_operator.leadership import Leadership
 from bert_operator.metrics import Metrics
 from bert_operator.reconcile import Outcome, Planner, Reconciler
-from bert_operator.settings import Settings
+from bert_operator.settings import LeaderElection, Settings
 from bert_operator.watches import Listing, Watches
 from bert_operator.work_queue import Done, Key, WorkQueue
 
 logger = logging.getLogger(__name__)
 
 RESYNC_JITTER: Final = 0.2
+URGENT: Final = (names.KIND, names.ARTIFACT_KIND)
+"""What users write and what builds end with is looked at at once; what the cluster says of our children may gather."""
 LOOK_SECONDS: Final = 1.0
 SERVED_SECONDS: Final = 60.0
 """How long our kinds are waited for: the chart installs the CRDs with us, and a node may start before its network."""
@@ -35,10 +44,17 @@ class Runtime:
         self._metrics = Metrics()
         self._world = observe.World()
         self._watches = Watches()
-        self.connection = Connection(self._metrics)
+        self._leadership = candidate(settings.leader_election, self._metrics)
+        self._leading = self._leadership is None
+        self.connection = Connection(self._metrics, self._leadership.leads if self._leadership else None)
         self._cluster = Cluster(self.connection)
         self._queue = WorkQueue(
-            work=resynced(self._reconcile, settings.resync_seconds), workers=settings.workers, metrics=self._metrics
+            work=self._stores_apart(resynced(self._reconcile, settings.resync_seconds)),
+            workers=settings.workers,
+            metrics=self._metrics,
+        )
+        self._collector = collector.Collector(
+            world=self._world, children=self._cluster, stores=Stores(self.connection), settings=settings
         )
         self._reconciler = Reconciler(
             world=self._world,
@@ -50,9 +66,10 @@ class Runtime:
         judge = health.Health(
             watches=self._watches,
             kinds=observe.KINDS,
-            heartbeat=health.Heartbeat(),
+            heartbeat=health.Heartbeat(late=self._metrics.late),
             oldest_waiting=self._queue.oldest_waiting_seconds,
             longest_running=self._queue.longest_running_seconds,
+            candidate=self._leadership,
         )
         self._server = health.Server(judge, self._metrics)
 
@@ -96,24 +113,30 @@ class Runtime:
         return "" if served else missing
 
     async def stop(self) -> None:
-        """Finish what runs, then let go of everything."""
+        """Finish what runs, then let go of everything: of the Lease as soon as nothing is written any more."""
         await self._queue.stop()
+        if self._leadership is not None:
+            await self._leadership.stop()
         await self._server.stop()
         await self.connection.close()
 
     def seen(self, obj: Mapping[str, Any]) -> None:
         """A watch or a listing showed an object."""
-        try:
-            keys = self._world.put(obj)
-        except Exception:
-            # One object of a shape nobody foresaw must not end the watch of all the others.
-            logger.exception("%s can't be understood and is ignored", _described(obj))
-        else:
-            self._add(keys)
+        self._take(obj, self._world.put, calmly=obj.get("kind") not in URGENT)
 
     def gone(self, obj: Mapping[str, Any]) -> None:
         """An object was deleted."""
-        self._add(self._world.drop(obj))
+        self._take(obj, self._world.drop)
+
+    def _take(
+        self, obj: Mapping[str, Any], into: Callable[[Mapping[str, Any]], set[Key]], *, calmly: bool = False
+    ) -> None:
+        try:
+            self._add(into(obj), calmly=calmly)
+            self._stir(obj)
+        except Exception:
+            # One object of a shape nobody foresaw must not end the watch of all the others.
+            logger.exception("%s can't be understood and is ignored", _described(obj))
 
     def begin_listing(self, kind: str, namespace: str | None) -> Listing:
         """A watch lists its kind, at start or because its connection could not be resumed."""
@@ -127,16 +150,70 @@ class Runtime:
         """
         vanished = listing.complete(self._world.laid_over_before(listing.kind, listing.started))
         if not self._watches.unlisted(observe.KINDS):
-            self._queue.open()
+            if self._leadership is None:
+                self._queue.open()
+            else:
+                # Who wins begins at once: only who has seen everything may want to.
+                self._leadership.start(self._lead)
         return vanished
 
-    def _add(self, keys: Iterable[Key]) -> None:
-        for key in keys:
-            self._queue.add(key)
+    def _lead(self) -> None:
+        """The Lease is ours: everything is looked at, whatever the leader before has done about it."""
+        self._leading = True
+        self._add(self._world.keys())
+        for namespace, claim in self._world.stores():
+            self._queue.add_after(collector.key(namespace, claim), self._collector.pause)
+        self._queue.open()
+
+    def _add(self, keys: Iterable[Key], *, calmly: bool = False) -> None:
+        """A standby lets nothing pile up: when it takes over, it looks at everything anyway."""
+        if self._leading:
+            add = self._queue.add_calmly if calmly else self._queue.add
+            for key in keys:
+                add(key)
+
+    def _stir(self, obj: Mapping[str, Any]) -> None:
+        """Have the store looked at that an object concerns; not at once, since much stirs at the same time."""
+        try:
+            found = self._collector.stirred(obj) if self._leading else None
+        except Exception:
+            logger.exception("%s can't be understood: no store is looked at", _described(obj))
+            return
+        if found is not None:
+            self._queue.add_after(*found)
+
+    def _stores_apart(self, work: Callable[[Key], Awaitable[Done]]) -> Callable[[Key], Awaitable[Done]]:
+        """The work on a BertDeployment, or on the store of a claim, whichever a key is of."""
+
+        async def either(key: Key) -> Done:
+            claim = collector.claim_of(key)
+            return Done(again_after=await self._collector.collect(key[0], claim)) if claim else await work(key)
+
+        return either
 
     async def _reconcile(self, key: Key) -> Outcome:
         with logs.about(*key):
             return await self._reconciler.reconcile(key)
+
+
+def candidate(wish: LeaderElection | None, metrics: Metrics) -> Leadership | None:
+    """Who takes part in the election of a leader, None if there is none."""
+    if wish is None:
+        return None
+    # Renewals aren't the work that is counted, and their thread has a loop of its own.
+    lease = Lease(Connection(Metrics()), wish.namespace, wish.name)
+    host = os.environ.get("HOSTNAME") or socket.gethostname()
+    return Leadership(
+        lease=lease,
+        name=f"{wish.namespace}/{wish.name}",
+        identity=f"{host}_{uuid4()}",
+        terms=Terms(
+            duration=wish.lease_duration_seconds,
+            renew_deadline=wish.renew_deadline_seconds,
+            retry_period=wish.retry_period_seconds,
+        ),
+        metrics=metrics,
+    )
 
 
 def _described(obj: Mapping[str, Any]) -> str:

@@ -81,7 +81,9 @@ def facts(case: Case, wanted: Sequence[Manifest]) -> checks.ServingFacts | None:
 
 def _seen(case: Case, live: Manifest) -> bool:
     """Whether the live Deployment's controller has looked at what it says now."""
-    if int((live.get("status") or {}).get("observedGeneration") or 0) >= int(live["metadata"].get("generation") or 0):
+    observed = (live.get("status") or {}).get("observedGeneration")
+    # A new one that its controller hasn't met yet has no counts of an earlier revision.
+    if observed is None or int(observed) >= int(live["metadata"].get("generation") or 0):
         return True
     # What an autoscaler writes is no rollout: it doesn't unmake what was ready for this very spec.
     metadata, status = case.observed.bert["metadata"], case.observed.bert.get("status") or {}

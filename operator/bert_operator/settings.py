@@ -26,6 +26,8 @@ class Images(Model):
     """Runs the export steps: PyTorch, transformers, ONNX."""
     tensorflow: str = ""
     """Runs the steps that need TensorFlow: SavedModels, made or read. Empty: this installation makes none."""
+    build_gpu: str = ""
+    """Like `build`, with PyTorch for GPUs: traces TorchScript for profiles with GPUs. Empty: it isn't made for them."""
     analyzer: str = ""
     """Measures served models: Model Analyzer and perf_analyzer. Empty: this installation doesn't tune."""
 
@@ -34,8 +36,10 @@ class TritonRelease(Model):
     """One Triton image and what it can do."""
 
     image: str
-    onnx_backend: Literal["onnxruntime", "onnxruntime_python"] = "onnxruntime"
-    """Which of the image's backends runs ONNX: the public images' own, or ours over the Python backend."""
+    onnx_backend: Literal["", "onnxruntime", "onnxruntime_python"] = "onnxruntime"
+    """Which of the image's backends runs ONNX: the public images' own, or ours over the Python backend; empty: none."""
+    torch_backend: Literal["", "pytorch", "pytorch_python"] = ""
+    """Which runs TorchScript: the public images' own, or ours over the Python backend, on CPUs; empty: none."""
     tensorrt_image: str = ""
     """NVIDIA's image with the TensorRT of this release, which compiles its engines; empty: it serves none."""
     tensorrt_version: str = ""
@@ -85,6 +89,44 @@ class BuildDefaults(Model):
     """HF_ENDPOINT of the fetch container; empty is the public hub."""
 
 
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class StoreSettings(Model):
+    """How the artifact stores are looked after."""
+
+    unused_artifacts_retention: Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,6}[smhd])$")] = "720h"
+    """How long an artifact that nothing uses stays: a number with s, m, h or d; 0: for ever."""
+
+    @property
+    def retention_seconds(self) -> float:
+        """The same in seconds; 0: for ever."""
+        text = self.unused_artifacts_retention
+        return float(int(text[:-1]) * _SECONDS[text[-1]]) if text != "0" else 0.0
+
+
+class LeaderElection(Model):
+    """The Lease that one of several operators holds. Times are client-go's by default."""
+
+    namespace: str
+    name: str
+    lease_duration_seconds: int = Field(15, ge=1, le=3600)
+    """Others leave the Lease alone for this long after it was renewed last."""
+    renew_deadline_seconds: int = Field(10, ge=1)
+    """A leader that couldn't renew it for this long ends."""
+    retry_period_seconds: int = Field(2, ge=1)
+    """Between two renewals."""
+
+    @model_validator(mode="after")
+    def _in_this_order(self) -> Self:
+        if not 2 * self.retry_period_seconds <= self.renew_deadline_seconds < self.lease_duration_seconds:
+            raise ValueError(
+                f"renewDeadlineSeconds is {self.renew_deadline_seconds}: write less than leaseDurationSeconds "
+                f"({self.lease_duration_seconds}) and at least twice retryPeriodSeconds ({self.retry_period_seconds})"
+            )
+        return self
+
+
 class Settings(Model):
     """Everything an installation can change."""
 
@@ -101,6 +143,9 @@ class Settings(Model):
     """Reconciles that run at once."""
     resync_seconds: int = Field(600, ge=10)
     """Every BertDeployment is looked at this often even if nothing stirs, ± 20 %."""
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    leader_election: LeaderElection | None = None
+    """None: there is no other operator for the same namespaces."""
 
     @model_validator(mode="after")
     def _exports_somewhere(self) -> Self:

@@ -72,6 +72,11 @@ def _autoscaler(obj: Manifest) -> dict[str, Any]:
     return _whole(obj) | {"status": {"conditions": conditions}}
 
 
+def _budget(obj: Manifest) -> dict[str, Any]:
+    # Its status counts pods anew with each of them that comes or goes.
+    return _metadata_only(obj) | {"spec": obj.get("spec") or {}}
+
+
 def _pod(obj: Manifest) -> dict[str, Any]:
     status = obj.get("status") or {}
     cut = _pick(status, POD_STATUS)
@@ -118,4 +123,5 @@ _CUTS: Final[Mapping[str, Callable[[Manifest], dict[str, Any]]]] = {
     "ConfigMap": _metadata_only,
     "Deployment": _deployment,
     "HorizontalPodAutoscaler": _autoscaler,
+    "PodDisruptionBudget": _budget,
 }

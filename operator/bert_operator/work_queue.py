@@ -27,6 +27,8 @@ FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 60.0
 JITTER: Final = 0.2
 STALE_ENTRIES: Final = 64
+PAUSE: Final = 0.5
+"""Seconds from the start of one piece of work to the next, for news that may wait: pods come and go many at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +53,9 @@ class Schedule:
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
         self._tries: dict[Key, int] = {}
+        self._worked: dict[Key, float] = {}
+        self._closed: dict[Key, float] = {}
+        """Until when the server asked us to leave a key alone, whatever happens to it."""
 
     def add(self, key: Key, now: float) -> bool:
         """Ask for a key to be worked on as soon as possible.
@@ -58,6 +63,10 @@ class Schedule:
         Returns:
             Whether it was not waiting already.
         """
+        if (opens := self._closed.pop(key, now)) > now:
+            self._closed[key] = opens
+            self.add_at(key, opens)
+            return False
         waiting = self._dirty if key in self._running else self._ready.get(key[0], {})
         if key in waiting:
             return False
@@ -69,6 +78,18 @@ class Schedule:
             self._turns.append(key[0])
         self._ready[key[0]][key] = now
         return True
+
+    def add_calmly(self, key: Key, now: float) -> bool:
+        """Ask for a key to be worked on: at once, or if it was a moment ago, after a pause that gathers more such news.
+
+        Returns:
+            Whether it is ready and was not waiting already.
+        """
+        due = self._worked.get(key, float("-inf")) + PAUSE
+        if due <= now:
+            return self.add(key, now)
+        self.add_at(key, due)
+        return False
 
     def add_at(self, key: Key, due: float) -> None:
         """Ask for a key to be worked on at a later time; the earliest such wish wins."""
@@ -103,7 +124,7 @@ class Schedule:
             self._turns.append(namespace)
         else:
             del self._ready[namespace]
-        self._running[key] = now
+        self._running[key] = self._worked[key] = now
         # What it asked for earlier is answered now; it will say anew when it wants to be looked at.
         self._due.pop(key, None)
         return key, now - added
@@ -117,6 +138,8 @@ class Schedule:
             self._tries.pop(key, None)
         if done.again_after is not None:
             self.add_at(key, now + done.again_after)
+        elif not done.wrote:
+            self._worked.pop(key, None)
 
     def fail(self, key: Key, now: float, retry_after: float = 0.0) -> float:
         """Work on a key failed.
@@ -124,6 +147,8 @@ class Schedule:
         Returns:
             Seconds until it is tried again.
         """
+        if retry_after:
+            self._closed[key] = now + min(retry_after, LONGEST_DELAY)
         self._end(key, now)
         self._tries[key] = self._tries.get(key, 0) + 1
         delay = max(self._delay(self._tries[key]), retry_after)
@@ -154,6 +179,10 @@ class Schedule:
     def longest_running(self, now: float) -> float:
         """Seconds that the longest piece of work has taken so far."""
         return max((now - since for since in self._running.values()), default=0.0)
+
+    def unfinished(self, now: float) -> float:
+        """Seconds that all work in progress has taken so far, together."""
+        return sum(now - since for since in self._running.values())
 
     def _end(self, key: Key, now: float) -> None:
         del self._running[key]
@@ -201,6 +230,12 @@ class WorkQueue:
     def add(self, key: Key) -> None:
         """Look at this key as soon as possible."""
         if self.schedule.add(key, self.clock()):
+            self.metrics.added()
+        self._wake.set()
+
+    def add_calmly(self, key: Key) -> None:
+        """Look at this key soon: at once unless it was looked at a moment ago."""
+        if self.schedule.add_calmly(key, self.clock()):
             self.metrics.added()
         self._wake.set()
 

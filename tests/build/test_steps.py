@@ -21,6 +21,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from bert_build import golden_answers, recorded  # noqa: E402
 from bert_operator.api.report import MAX_REPORT_BYTES, BuildFailure, BuildReport, ExitCode, Manifest  # noqa: E402
 from bert_operator.api.steps import EXPORT_STEPS as BUILD_STEPS  # noqa: E402
 from support.prepared import Prepared  # noqa: E402
@@ -191,7 +192,10 @@ def test_report_tells_what_was_built(bench: Bench) -> None:
         file.stat().st_size for file in bench.artifact(report).iterdir() if file.suffix != ".json"
     )
     manifest = Manifest.model_validate_json((bench.artifact(report) / "manifest.json").read_bytes())
-    assert set(manifest.files) == {"model.onnx", "golden.npz"}
+    assert set(manifest.files) == {"model.onnx", "golden.npz", "texts.npz"}
+    texts, calibration, _ = recorded.load_ids(bench.artifact(report) / "texts.npz")
+    assert len(texts) == report.fidelity.samples - len(golden_answers.read(bench.artifact(report) / "golden.npz"))
+    assert len(calibration) > 5
     assert bench.published() == [bench.artifact(report).name]
 
 

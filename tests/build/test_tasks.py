@@ -15,13 +15,15 @@ np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import onnx  # noqa: E402
 import tokenizers  # noqa: E402
 import yaml  # noqa: E402
 from transformers.utils import logging as theirs  # noqa: E402
 
-from bert_build import fidelity, onnx_session, recorded, source_model, to_mar  # noqa: E402
+from bert_build import fidelity, half_precision, onnx_session, recorded, source_model, to_mar  # noqa: E402
 from bert_build.handlers import torchserve as handler  # noqa: E402
 from bert_build.judge import TooFarError  # noqa: E402
+from bert_operator.api import names  # noqa: E402
 from bert_operator.api.spec import Task  # noqa: E402
 from matrix.cells import Spoilt  # noqa: E402
 from support import tiny_models  # noqa: E402
@@ -35,6 +37,22 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     found = Bench(tmp_path / "bench")
     monkeypatch.setenv("BERTOPS_TERMINATION_LOG", str(found.termination))
     return found
+
+
+def check_graphs_of_engines(artifact: Path, folder: Path, request: dict[str, Any]) -> None:
+    """What TensorRT would be given of a real export: types that fit everywhere, answers that stay near."""
+    wanted = onnx_session.open_session(artifact).answer(request)
+    folder.mkdir()
+    for kind, most in ((half_precision.FP16, 0.02), (half_precision.BF16, 0.16)):
+        half_precision.cast(artifact / names.ONNX_FILE, folder / "real.onnx", half_precision.Wish(kind))
+        onnx.checker.check_model(onnx.load(folder / "real.onnx"), full_check=True)
+        half_precision.cast(
+            artifact / names.ONNX_FILE, folder / names.ONNX_FILE, half_precision.Wish(kind), emulated=True
+        )
+        found = onnx_session.open_session(folder, literal=True).answer(request)
+        for name, values in wanted.items():
+            real = request["attention_mask"] == 1 if name == "last_hidden_state" else slice(None)
+            assert np.abs(found[name] - values)[real].max() < most * max(1.0, np.abs(values).max())
 
 
 def test_a_mask_is_filled_as_the_whole_model_fills_it(bench: Bench) -> None:
@@ -54,6 +72,7 @@ def test_a_mask_is_filled_as_the_whole_model_fills_it(bench: Bench) -> None:
         logits = whole(**{name: torch.from_numpy(values) for name, values in request.items()}).logits.numpy()
     assert np.abs(answer - logits[[0, 1], [4, 1]]).max() < 1e-3
     assert np.abs(answer[1] - logits[1, 3]).max() > 0.1
+    check_graphs_of_engines(folder, bench.root / "half", request)
 
 
 def test_a_sentence_becomes_the_vector_that_its_files_say(bench: Bench) -> None:
@@ -68,6 +87,7 @@ def test_a_sentence_becomes_the_vector_that_its_files_say(bench: Bench) -> None:
         real = hidden[shown[row] == 1]
         wanted = np.concatenate([real.max(axis=0), real.mean(axis=0)])
         assert np.abs(answer["sentence_embedding"][row] - wanted / np.linalg.norm(wanted)).max() < 1e-5
+    check_graphs_of_engines(folder, bench.root / "half", {"input_ids": ids, "attention_mask": shown})
 
 
 def test_what_a_task_leaves_aside_is_no_report_in_the_log(bench: Bench) -> None:

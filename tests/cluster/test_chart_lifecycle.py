@@ -114,10 +114,13 @@ MAY = [
     ("watch", "bertops.dev", "bertartifacts", ""),
     ("patch", "bertops.dev", "bertdeployments", "status"),
     ("create", "bertops.dev", "bertartifacts", ""),
+    ("delete", "bertops.dev", "bertartifacts", ""),
     ("patch", "apps", "deployments", ""),
     ("create", "apps", "deployments", ""),
     ("watch", "apps", "replicasets", ""),
     ("delete", "autoscaling", "horizontalpodautoscalers", ""),
+    ("delete", "policy", "poddisruptionbudgets", ""),
+    ("create", "networking.k8s.io", "networkpolicies", ""),
     ("get", "", "services", ""),
     ("delete", "", "configmaps", ""),
     ("delete", "batch", "jobs", ""),
@@ -163,6 +166,26 @@ def test_watch_namespaces_confines_the_operator(api: KubeApi) -> None:
     assert [question for question in MAY if not _may(api, ACCOUNT, TEAM, question)] == []
     assert [question for question in MAY if _may(api, ACCOUNT, "default", question)] == []
     _upgrade(api)
+
+
+def test_of_all_leases_the_operator_may_touch_its_own_only(api: KubeApi) -> None:
+    _upgrade(api)
+
+    def may(verb: str, namespace: str, name: str) -> bool:
+        lease = {
+            "verb": verb,
+            "namespace": namespace,
+            "name": name,
+            "group": "coordination.k8s.io",
+            "resource": "leases",
+        }
+        body = {"spec": {"user": ACCOUNT, "resourceAttributes": lease}}
+        answer = api.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+        return bool(answer.body["status"]["allowed"])
+
+    assert all(may(verb, SYSTEM, RELEASE) for verb in ("get", "create", "patch"))
+    others = [(SYSTEM, "another"), (TEAM, RELEASE), ("kube-system", "kube-controller-manager")]
+    assert not [other for other in others for verb in ("get", "patch", "update", "delete") if may(verb, *other)]
 
 
 def test_the_clusters_own_roles_learn_about_bert_deployments(api: KubeApi) -> None:

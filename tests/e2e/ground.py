@@ -76,7 +76,7 @@ def _install(kube: Kube, images: Images, model: Path) -> bool:
 
 
 def _loaded_images() -> Images:
-    references, archives = built_images("tensorflow", "tfserving-standin", "torchserve", "analyzer")
+    references, archives = built_images("tensorflow", "tfserving-standin", "torchserve", "analyzer", "triton-cpu-torch")
     localcluster("keep-images", *map(str, archives))
     localcluster("up", "--name", CLUSTER)
     localcluster("load-image", *map(str, archives), "--name", CLUSTER)

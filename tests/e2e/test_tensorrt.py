@@ -64,7 +64,7 @@ def test_only_the_steps_that_compile_ask_for_a_gpu(kube: Kube, waiting: dict[str
     (job,) = kube.list("jobs", berts.OURS)
     pod = job["spec"]["template"]["spec"]
     holders = [one["name"] for one in pod["initContainers"] if "nvidia.com/gpu" in one["resources"]["limits"]]
-    assert holders == ["compile", "answer"]
+    assert holders == ["compile", "answer", "compile-mixed", "compile-fp32"]
     assert {one["image"] for one in pod["initContainers"] if one["name"] in holders} == {
         "nvcr.io/nvidia/tensorrt:26.08-py3"
     }

@@ -101,9 +101,48 @@ def test_namespaced_takes_no_cluster_role(binary: str) -> None:
     objects = _objects(_template(binary, "everything"))
     assert not [obj for obj in objects if obj["kind"].startswith("Cluster")]
     roles = [obj for obj in objects if obj["kind"] == "Role"]
-    assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
+    assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b", "bert-system"]
     container = _one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     assert container["args"] == ["--namespace=team-a", "--namespace=team-b"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_lease_of_this_release_is_all_it_may_touch_beside_its_work(binary: str, case: str) -> None:
+    objects = _objects(_template(binary, case))
+    settings = Settings.model_validate(yaml.safe_load(_one(objects, "ConfigMap")["data"]["settings.yaml"]))
+    assert settings.leader_election is not None
+    lease = settings.leader_election
+    (role,) = [obj for obj in objects if obj["kind"] == "Role" and obj["metadata"]["name"].endswith("-leader")]
+    assert role["metadata"]["namespace"] == lease.namespace == "bert-system"
+    named, create = role["rules"]
+    assert (named["resourceNames"], named["verbs"]) == ([lease.name], ["get", "patch"])
+    assert create["verbs"] == ["create"]
+
+
+def test_standbys_change_how_it_is_rolled_out_spread_and_drained(binary: str) -> None:
+    def rendered(*more: str) -> tuple[Any, list[dict[str, Any]]]:
+        flags = [part for flag in ("crds.install=false", *more) for part in ("--set", flag)]
+        objects = _objects(_template(binary, "default", *flags))
+        budgets = [obj for obj in objects if obj["kind"] == "PodDisruptionBudget"]
+        return _one(objects, "Deployment")["spec"], budgets
+
+    two, (budget,) = rendered("replicas=2")
+    assert (two["replicas"], two["strategy"]["rollingUpdate"]) == (2, {"maxSurge": 1, "maxUnavailable": 0})
+    pod = two["template"]["metadata"]["labels"]
+    for constraint in two["template"]["spec"]["topologySpreadConstraints"]:
+        assert constraint["labelSelector"]["matchLabels"].items() <= pod.items()
+    assert budget["spec"]["selector"]["matchLabels"].items() <= pod.items()
+    assert budget["spec"]["maxUnavailable"] == 1
+
+    one, none = rendered()
+    assert (one["replicas"], one["strategy"]["type"], none) == (1, "RollingUpdate", [])
+    assert "topologySpreadConstraints" not in one["template"]["spec"]
+
+    alone, none = rendered("leaderElection.enabled=false")
+    assert (alone["replicas"], alone["strategy"], none) == (1, {"type": "Recreate"}, [])
+    assert "coordination.k8s.io" not in _template(
+        binary, "default", "--set", "crds.install=false", "--set", "leaderElection.enabled=false"
+    )
 
 
 def test_every_verb_has_its_reason(binary: str) -> None:
@@ -124,6 +163,8 @@ def test_every_verb_has_its_reason(binary: str) -> None:
         (["triton.defaultRelease=25.01"], 'triton.defaultRelease: "25.01" is none of triton.releases (26.08, 26.11)'),
         (["serviceAccount.create=false"], "serviceAccount.name: with serviceAccount.create false, name the Service"),
         (["image.operator=x"], "additional properties 'image' not allowed"),
+        (["replicas=2", "leaderElection.enabled=false"], "replicas: 2 would undo each other's work without leaderEl"),
+        (["leaderElection.leaseDuration=20s"], "additional properties 'leaseDuration' not allowed"),
         (["workers=many"], "at '/workers': got string, want integer"),
         (["imagePullPolicy=Sometimes"], "at '/imagePullPolicy': value must be one of"),
         (["hardwareProfiles.gpu.nodeselector.a=b"], "additional properties 'nodeselector' not allowed"),

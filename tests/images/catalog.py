@@ -21,6 +21,7 @@ DOCKERFILES: Final = {
     "tfserving-standin": "tests/support/tfserving_standin/Dockerfile",
     "torchserve": "build_jobs/torchserve.Dockerfile",
     "triton-cpu": "build_jobs/triton-cpu.Dockerfile",
+    "triton-cpu-torch": "build_jobs/triton-cpu-torch.Dockerfile",
     "analyzer": "build_jobs/analyzer.Dockerfile",
 }
 BASIC: Final = ("operator", "pytorch", "triton-cpu")

@@ -24,6 +24,7 @@ from images.progress import step
 UV_VERSION: Final = "0.13.9"
 _TRIXIE: Final = ("x86_64-manylinux_2_40", "aarch64-manylinux_2_40")
 _BOOKWORM: Final = ("x86_64-manylinux_2_36", "aarch64-manylinux_2_36")
+_UBUNTU: Final = ("x86_64-manylinux_2_39", "aarch64-manylinux_2_39")
 _OLDEST_MAC: Final = "14.0"
 _DEVELOPERS: Final = (*_BOOKWORM, "aarch64-apple-darwin")
 
@@ -48,6 +49,8 @@ class Lock:
 LOCKS: Final = (
     Lock("operator/requirements.txt", "pyproject.toml", ("3.13",), _TRIXIE),
     Lock("build_jobs/pytorch-requirements.txt", "build_jobs/pytorch-requirements.in", ("3.13",), _TRIXIE),
+    # NVIDIA's PyTorch images have Ubuntu 24.04's Python.
+    Lock("build_jobs/pytorch-gpu-requirements.txt", "build_jobs/pytorch-requirements.in", ("3.12",), _UBUNTU),
     Lock(
         "build_jobs/torchserve-requirements.txt",
         "build_jobs/torchserve-requirements.in",
@@ -64,6 +67,13 @@ LOCKS: Final = (
         alone=("nvidia-pytriton",),
     ),
     Lock(
+        "build_jobs/triton-cpu-torch-requirements.txt",
+        "build_jobs/triton-cpu-torch-requirements.in",
+        ("3.13",),
+        _TRIXIE,
+        alone=("nvidia-pytriton",),
+    ),
+    Lock(
         "build_jobs/tensorflow-requirements.txt",
         "build_jobs/tensorflow-requirements.in",
         ("3.13",),
@@ -77,6 +87,14 @@ LOCKS: Final = (
         _TRIXIE[:1],  # perf_analyzer is a program for x86_64 alone
         alone=("triton-model-analyzer",),
     ),
+    Lock(
+        "tests/bench/build-tool.txt",
+        "tests/bench/build-tool.in",
+        ("3.13",),
+        _TRIXIE[:1],
+        alone=("optimum", "optimum-onnx"),  # both ask for torch, which is the build image's own
+    ),
+    Lock("tests/bench/plots.txt", "tests/bench/plots.in", ("3.11", "3.12", "3.13"), _DEVELOPERS),
     Lock("tests/requirements.txt", "pyproject.toml", ("3.11", "3.12", "3.13"), _DEVELOPERS, extras=("demo", "dev")),
     Lock(
         "tests/images/test-tools.txt",

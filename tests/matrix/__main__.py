@@ -15,6 +15,7 @@ from matrix import table
 _PLACE: Final = "/matrix"
 _RUNS: Final = (
     ("pytorch", Format.ONNX),
+    ("pytorch", Format.TORCHSCRIPT),
     ("pytorch", Format.MAR),
     # Its source is asked first, in PyTorch.
     ("pytorch", Format.SAVEDMODEL),

@@ -105,7 +105,12 @@ def _built(root: Path, family: str, task: Task, kind: Format) -> Iterator[str]:
     shutil.rmtree(root)
 
 
-_NEEDS: Final = {Format.ONNX: "torch", Format.MAR: "torch", Format.SAVEDMODEL: "tensorflow"}
+_NEEDS: Final = {
+    Format.ONNX: "torch",
+    Format.TORCHSCRIPT: "torch",
+    Format.MAR: "torch",
+    Format.SAVEDMODEL: "tensorflow",
+}
 
 
 def _again(root: Path) -> Bench:

@@ -13,6 +13,7 @@ JSON_FILE: Final = DOCS / "support-matrix.json"
 MARKDOWN_FILE: Final = DOCS / "support-matrix.md"
 FORMATS: Final = {
     Format.ONNX: "ONNX, for Triton",
+    Format.TORCHSCRIPT: "TorchScript, for Triton",
     Format.SAVEDMODEL: "SavedModel, for TF Serving",
     Format.MAR: "Model archive, for TorchServe",
 }

@@ -32,6 +32,7 @@ def settings(**changes: Any) -> Settings:
                 "24.10-cpu": {"image": "registry.example/triton-cpu:24.10", "onnxBackend": "onnxruntime_python"},
                 "26.08": {
                     "image": "registry.example/tritonserver:26.08-py3",
+                    "torchBackend": "pytorch",
                     "tensorrtImage": "registry.example/tensorrt:26.08-py3",
                 },
             },

@@ -73,6 +73,8 @@ class FakeCluster:
             deployments=owned("Deployment"),
             replica_sets=self.all("ReplicaSet"),
             autoscalers=owned("HorizontalPodAutoscaler"),
+            budgets=owned("PodDisruptionBudget"),
+            network_policies=owned("NetworkPolicy"),
             services=owned("Service"),
             config_maps=owned("ConfigMap"),
             pods=tuple(p for p in pods if p["metadata"]["labels"].get(names.COMPONENT_LABEL) == "server"),

@@ -22,6 +22,7 @@ CHART: Final = ROOT / "charts" / "bert-operator"
 SYSTEM_NAMESPACE: Final = "bert-system"
 RELEASE: Final = "bert-operator"
 TRITON_RELEASE: Final = "24.10-cpu"
+TRITON_TORCH_RELEASE: Final = "24.10-cpu-torch"
 TFSERVING_RELEASE: Final = "2.20.0"
 TORCHSERVE_RELEASE: Final = "0.12.0"
 
@@ -33,6 +34,7 @@ class Images:
     operator: str
     pytorch: str
     triton_cpu: str
+    triton_cpu_torch: str = ""
     tensorflow: str = ""
     torchserve: str = ""
     tfserving: str = ""
@@ -41,10 +43,13 @@ class Images:
 
     def values(self) -> dict[str, Any]:
         """Helm values that make the chart use them."""
-        triton = {
+        triton: dict[str, Any] = {
             "defaultRelease": TRITON_RELEASE,
             "releases": {TRITON_RELEASE: {"image": self.triton_cpu, "onnxBackend": "onnxruntime_python"}},
         }
+        if self.triton_cpu_torch:
+            backends = {"onnxBackend": "", "torchBackend": "pytorch_python"}
+            triton["releases"][TRITON_TORCH_RELEASE] = {"image": self.triton_cpu_torch, **backends}
         # Two cores must hold the operator, two servers during a rollout, and a build.
         build = {"resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}}
         images = {

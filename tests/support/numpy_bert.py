@@ -69,6 +69,8 @@ def save_checkpoint(folder: Path, task: Task, *, old_names: bool = False, prefix
 class Reference:
     """One model; stands in the place of a source model in build tests, `load` of this module makes it."""
 
+    side_by_side = True
+
     def __init__(self, config: config_checks.Config, task: Task, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         self._config = config
         self._task = task

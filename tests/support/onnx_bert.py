@@ -30,15 +30,16 @@ class Shape:
     seed: int = 0
 
 
-def write(path: Path, shape: Shape) -> int:
-    """Write the model; returns its number of parameters."""
+def write(path: Path, shape: Shape, *, external: bool = False) -> int:
+    """Write the model, its weights beside it if they are `external`; returns its number of parameters."""
     graph = _Graph(shape)
     output = graph.build()
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in INPUTS]
     made = helper.make_graph(graph.nodes, "bert", inputs, [output], graph.weights)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    beside = {"location": f"{path.name}.data", "size_threshold": 128} if external else {}
+    onnx.save(model, str(path), save_as_external_data=external, **beside)
     return sum(int(np.prod(weight.dims)) for weight in graph.weights)
 
 

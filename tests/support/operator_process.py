@@ -5,20 +5,20 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import yaml
 
+from support.forked_operator import ForkedOperator
 from support.kube_api import KubeApi
 
 ROOT: Final = Path(__file__).parents[2]
@@ -36,6 +36,8 @@ RULES: Final = (
     ("apps", ("deployments",), ("list", "watch", "create", "patch", "delete")),
     # `get` because `kubectl autoscale` gives its own the name that ours would have.
     ("autoscaling", ("horizontalpodautoscalers",), ("get", "list", "watch", "create", "patch", "delete")),
+    ("policy", ("poddisruptionbudgets",), ("list", "watch", "create", "patch", "delete")),
+    ("networking.k8s.io", ("networkpolicies",), ("list", "watch", "create", "patch", "delete")),
     ("batch", ("jobs",), ("list", "watch", "create", "patch", "delete")),
     ("", ("configmaps",), ("list", "watch", "create", "patch", "delete")),
     ("", ("persistentvolumeclaims",), ("list", "watch", "create", "patch")),
@@ -43,6 +45,8 @@ RULES: Final = (
     ("", ("services",), ("get", "list", "watch", "create", "patch", "delete")),
     # `list` because only Events say why a Job gets no pod.
     ("events.k8s.io", ("events",), ("create", "list")),
+    # Who leads, where the settings ask for an election.
+    ("coordination.k8s.io", ("leases",), ("get", "create", "patch")),
 )
 """Rights in each namespace served."""
 """Rights of a cluster-wide operator beyond that: it notices its own CRDs being installed later."""
@@ -54,14 +58,16 @@ SETTINGS: Final = {
 }
 
 
-def eventually(what: str, check: Callable[[], Any], seconds: float = DEADLINE) -> Any:
+def eventually(
+    what: str, check: Callable[[], Any], seconds: float = DEADLINE, explain: Callable[[], object] = str
+) -> Any:
     """Wait until a check gives something true."""
     deadline = time.monotonic() + seconds
     while True:
         found = check()
         if found:
             return found
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}; last: {found!r}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}; last: {found!r} {explain()}"
         time.sleep(0.1)
 
 
@@ -85,7 +91,7 @@ def _served(api: KubeApi, path: str) -> bool:
 class OperatorProcess:
     """One running operator."""
 
-    process: "subprocess.Popen[bytes]"
+    process: ForkedOperator
     port: int
     log: Path
     quiet_since: tuple[int, float] = (-1, 0.0)
@@ -127,6 +133,10 @@ class OperatorProcess:
         assert self.process.poll() is None, self.log.read_text()
         return self.get("/readyz")[0] == 200
 
+    def state(self) -> str:
+        """What it says of itself, for who waited in vain."""
+        return f"{self.get('/readyz')} {self.log.read_text()}"
+
     def idle(self) -> bool:
         """Nothing waits, nothing runs, and nothing began for a moment: controllers answer each other's writes."""
         reconciles = self.reconciles()
@@ -150,12 +160,23 @@ def operator(
     module: str = "bert_operator.handlers",
     kill: bool = False,
     server: str = "",
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[OperatorProcess]:
-    """Start it, wait until it is ready, end it."""
+    """Start it, wait until it is ready, end it.
+
+    Args:
+        api: where.
+        folder: for its files.
+        arguments: of `kopf run`.
+        module: what kopf runs.
+        kill: end it without a word.
+        server: another address of the API server: a proxy's.
+        settings: more than SETTINGS, or other than them.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
+    (folder / "settings.yaml").write_text(yaml.safe_dump({**SETTINGS, **settings}))
     log = folder / f"operator-{port}.log"
     environment = {
         **os.environ,
@@ -164,16 +185,14 @@ def operator(
         "BERTOPS_SETTINGS": str(folder / "settings.yaml"),
         "BERTOPS_HEALTH_PORT": str(port),
     }
-    with log.open("wb") as out:
-        command = [sys.executable, "-m", "kopf", "run", *arguments, "-m", module]
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-        running = OperatorProcess(process, port, log)
-        try:
-            eventually("the operator is ready", running.ready)
-            yield running
-        finally:
-            process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
-            process.wait(20)
+    process = ForkedOperator(["run", *arguments, "-m", module], environment, log)
+    running = OperatorProcess(process, port, log)
+    try:
+        eventually("the operator is ready", running.ready, DEADLINE, running.state)
+        yield running
+    finally:
+        process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        process.wait(20)
 
 
 def _kubeconfig(api: KubeApi, folder: Path, arguments: tuple[str, ...], server: str) -> Path:

@@ -125,7 +125,7 @@ def running(  # noqa: PLR0913, PLR0917 - what a pod gets
         )
     server = Running(process=process, ports=ports, log=log)
     try:
-        _wait_until_ready(server)
+        wait_until_ready(server)
         yield server
     finally:
         _stop(process)
@@ -171,8 +171,9 @@ def _python_folder(root: Path) -> Path:
     return root / "bin"
 
 
-def _wait_until_ready(server: Running) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+def wait_until_ready(server: Running, seconds: float = _START_SECONDS) -> None:
+    """Wait for the probe; the server's log if it doesn't pass."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
             server.get("/v2/health/ready")

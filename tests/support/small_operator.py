@@ -54,7 +54,8 @@ def _notes(observed: Observed) -> tuple[Note, ...]:
     refused = (
         Note(type="Warning", reason="ApiRefused", message=f"{one.what}: {one.message}") for one in observed.refused
     )
-    return (*((Note(type="Normal", reason="Seen", message="hello"),) if not observed.services else ()), *refused)
+    hello = () if observed.bert.get("status") else (Note(type="Normal", reason="Seen", message="hello"),)
+    return (*hello, *refused)
 
 
 def _needed(obj: dict[str, Any], live: Manifest | None) -> dict[str, Any] | None:

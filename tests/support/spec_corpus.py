@@ -303,6 +303,11 @@ BUILDS = [
         put(f"{FIRST}.build", {"task": "fill-mask", "framework": "tensorflow"}),
         says="framework tensorflow does the tasks sequence-classification and feature-extraction only",
     ),
+    _bad(
+        "torchscript-of-tensorflow",
+        put(f"{FIRST}.build", {"task": "feature-extraction", "framework": "tensorflow", "format": "torchscript"}),
+        says="format torchscript is traced from PyTorch checkpoints",
+    ),
     _bad("precision-unknown", put(f"{FIRST}.build.precision", "fp8"), says='supported values: "fp32"'),
     _bad("format-unknown", put(f"{FIRST}.build.format", "gguf"), says='supported values: "auto", "onnx"'),
     *_each("sequence-length", f"{FIRST}.build.maxSequenceLength", [7, 0, -1, 8193], "build.maxSequenceLength: "),
@@ -328,10 +333,50 @@ BUILDS = [
             f"{precision}-in-{made}",
             put(f"{FIRST}.build.precision", precision),
             put(f"{FIRST}.build.format", made),
-            says="write `precision: fp32`, or the format that goes with it",
+            says="write `precision: fp32`, or a format that goes with it",
         )
-        for precision, made in (("int8", "tensorrt"), ("int8", "mar"), ("fp16", "onnx"), ("fp16", "savedmodel"))
+        for precision, made in (
+            *(("int8", "savedmodel"), ("int8", "mar"), ("int8", "torchscript"), ("fp16", "onnx"), ("bf16", "onnx")),
+        )
     ],
+    _bad("texts-from-nowhere", put(f"{FIRST}.build.fidelity.samplesFrom", {}), says="exactly one of configMapName or"),
+    _bad(
+        "texts-from-both",
+        put(f"{FIRST}.build.fidelity.samplesFrom", {"configMapName": "a", "claimName": "b", "path": "c"}),
+        says="exactly one of configMapName or claimName",
+    ),
+    _bad(
+        "texts-of-a-claim-without-a-file",
+        put(f"{FIRST}.build.fidelity.samplesFrom", {"claimName": "b"}),
+        says="path says which file of the claim it is",
+    ),
+    _bad(
+        "texts-of-a-claim-with-a-key",
+        put(f"{FIRST}.build.fidelity.samplesFrom", {"claimName": "b", "path": "c", "key": "d"}),
+        says="key says which entry of the ConfigMap it is",
+    ),
+    _bad(
+        "texts-above-the-claim",
+        put(f"{FIRST}.build.fidelity.samplesFrom", {"claimName": "b", "path": "../c"}),
+        says="samplesFrom.path: ",
+    ),
+    _bad(
+        "samples-written-and-from-a-file",
+        put(f"{FIRST}.build.fidelity", {"samples": [{"text": "x"}], "samplesFrom": {"configMapName": "a"}}),
+        says="are written in samples or come from samplesFrom",
+    ),
+    _bad(
+        "calibration-of-fp16",
+        put(f"{FIRST}.build.calibration", {"texts": {"configMapName": "a"}}),
+        says="build.calibration is for precision int8",
+    ),
+    _bad(
+        "calibration-of-an-artifact",
+        put(f"{FIRST}.build.precision", "int8"),
+        put(f"{FIRST}.build.calibration", {"texts": {"configMapName": "a"}}),
+        put(SOURCE, {"artifact": {"name": "onnx-1"}}),
+        says="a published artifact doesn't hold",
+    ),
 ]
 
 SERVING = [
@@ -517,6 +562,19 @@ AUTOSCALING = [
     ),
 ]
 
+PEERS = "spec.networkPolicy.allowFrom"
+
+PROTECTION = [
+    *_each("max-unavailable", "spec.podDisruptionBudget.maxUnavailable", [0, 1001, -1], "maxUnavailable: "),
+    _bad("percent", put("spec.podDisruptionBudget", {"maxUnavailable": "25%"}), says="must be of type integer"),
+    _bad("least-available", put("spec.podDisruptionBudget", {"minAvailable": 1}), says="minAvailable"),
+    _bad("policy-as-text", put("spec.networkPolicy", {"enabled": "on"}), says="of type boolean", parsed=False),
+    _bad("peer-nobody", put(PEERS, [{}]), says="name who may send requests: write `podSelector: {...}`"),
+    _bad("peer-address", put(PEERS, [{"ipBlock": {"cidr": "0.0.0.0/0"}}]), says="ipBlock"),
+    _bad("peer-label", put(PEERS, [{"podSelector": {"matchLabels": {"no good": ""}}}]), says="matchLabels"),
+    _bad("peers-many", put(PEERS, [{"podSelector": {}}] * 17), says="must have at most 16 items"),
+]
+
 TUNING = [
     _bad("tuning-mode", put("spec.tuning.mode", "Auto"), says='supported values: "Off", "Recommend", "Apply"'),
     _bad("tuning-off-without-quotes", put("spec.tuning.mode", False), says="must be of type string"),
@@ -567,6 +625,7 @@ BAD: tuple[Bad, ...] = (
     *PODS,
     *STORAGE,
     *AUTOSCALING,
+    *PROTECTION,
     *TUNING,
     *OTHERS,
 )
@@ -576,6 +635,21 @@ GOOD: dict[str, tuple[Mutation, ...]] = {
     "longest-name": (put("metadata.name", "a" * 40),),
     "scaled-to-zero": (put("spec.replicas", 0),),
     "autoscaled": (_auto,),
+    "no-budget": (put("spec.podDisruptionBudget", {"enabled": False}),),
+    "guarded": (
+        put("spec.podDisruptionBudget", {"maxUnavailable": 3}),
+        put(
+            "spec.networkPolicy",
+            {
+                "enabled": True,
+                "allowFrom": [
+                    {"podSelector": {}},
+                    {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}},
+                    {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "gateway"}}},
+                ],
+            },
+        ),
+    ),
     "tuned": (
         put("spec.tuning", {"mode": "Apply", "lengths": [32, 128], "search": {"maxInstances": 4, "budgetMinutes": 3}}),
         put(f"{FIRST}.objective", {"maxLatencyMilliseconds": 50, "percentile": 99, "targetRequestsPerSecond": 200}),

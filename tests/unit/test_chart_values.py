@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from bert_operator.settings import HardwareProfile, Settings, TritonRelease
+from bert_operator.settings import HardwareProfile, LeaderElection, Settings, TritonRelease
 
 CHART = Path(__file__).parents[2] / "charts" / "bert-operator"
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
@@ -22,6 +22,7 @@ SETTINGS = (
     "imagePullPolicy",
     "workers",
     "resyncSeconds",
+    "store",
 )
 
 
@@ -66,10 +67,18 @@ def test_the_schema_knows_what_the_settings_know() -> None:
     def aliases(model: Any) -> set[str]:
         return {field.alias for field in model.model_fields.values()}
 
-    assert aliases(Settings) == set(SETTINGS)
+    assert aliases(Settings) == {*SETTINGS, "leaderElection"}
     assert aliases(TritonRelease) == set(SCHEMA["$defs"]["tritonRelease"]["properties"])
     assert aliases(HardwareProfile) == set(SCHEMA["$defs"]["hardwareProfile"]["properties"])
     assert aliases(Settings.model_fields["build"].annotation) == set(SCHEMA["properties"]["build"]["properties"])
+
+
+def test_the_election_is_on_by_default_with_the_times_of_the_settings() -> None:
+    values = dict(VALUES["leaderElection"])
+    assert values.pop("enabled") is True
+    assert LeaderElection.model_validate(values | {"namespace": "n", "name": "o"}) == LeaderElection(
+        namespace="n", name="o"
+    )
 
 
 def test_the_default_values_are_settings() -> None:

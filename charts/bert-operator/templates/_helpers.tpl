@@ -48,6 +48,9 @@ images:
   {{- with .Values.images.tensorflow }}
   tensorflow: {{ . | quote }}
   {{- end }}
+  {{- with .Values.images.buildGpu }}
+  buildGpu: {{ . | quote }}
+  {{- end }}
   {{- with .Values.images.analyzer }}
   analyzer: {{ . | quote }}
   {{- end }}
@@ -75,6 +78,18 @@ build:
   {{- toYaml .Values.build | nindent 2 }}
 workers: {{ int .Values.workers }}
 resyncSeconds: {{ int .Values.resyncSeconds }}
+{{- with .Values.leaderElection }}
+{{- if .enabled }}
+leaderElection:
+  namespace: {{ $.Release.Namespace }}
+  name: {{ include "bert-operator.fullname" $ }}
+  leaseDurationSeconds: {{ int .leaseDurationSeconds }}
+  renewDeadlineSeconds: {{ int .renewDeadlineSeconds }}
+  retryPeriodSeconds: {{ int .retryPeriodSeconds }}
+{{- end }}
+{{- end }}
+store:
+  unusedArtifactsRetention: {{ .Values.store.unusedArtifactsRetention | quote }}
 {{- end -}}
 
 {{/* Everything the operator may do in a namespace. No Secrets, no roles, no exec, no wildcard; tests/golden checks it. */}}
@@ -87,10 +102,10 @@ resyncSeconds: {{ int .Values.resyncSeconds }}
 - apiGroups: [bertops.dev]
   resources: [bertdeployments/status]
   verbs: [patch]
-# Records of published artifacts. create and patch: server-side apply needs both to make an object.
+# Records of published artifacts. create and patch: server-side apply needs both. delete: before unused files go.
 - apiGroups: [bertops.dev]
   resources: [bertartifacts]
-  verbs: [list, watch, create, patch]
+  verbs: [list, watch, create, patch, delete]
 # The servers. Deletion is the garbage collector's, by owner reference.
 - apiGroups: [apps]
   resources: [deployments]
@@ -103,6 +118,14 @@ resyncSeconds: {{ int .Values.resyncSeconds }}
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, delete]
+# What keeps drains from taking all pods of a server at once. delete: once spec.podDisruptionBudget is turned off.
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list, watch, create, patch, delete]
+# Who may reach the servers. delete: once spec.networkPolicy is turned off.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list, watch, create, patch, delete]
 # get: a Service carries the BertDeployment's plain name, so first see that it isn't somebody else's.
 - apiGroups: [""]
   resources: [services]

@@ -50,12 +50,17 @@ AUTOSCALED_ANNOTATION: Final = f"{GROUP}/autoscaled"
 TUNING_ANNOTATION: Final = f"{GROUP}/tuning"
 """On the Deployment: JSON of the status.TunedPlan that it serves by; it stays until another plan is measured."""
 
+UNUSED_SINCE_ANNOTATION: Final = f"{GROUP}/unused-since"
+"""On a BertArtifact: since when nothing uses it, RFC 3339. Gone once something does."""
+
 STORE_MOUNT: Final = "/store"
 """Where build containers see the artifact store's claim (read-write)."""
 SOURCE_MOUNT: Final = "/source"
 """Where build containers see a PVC source (read-only)."""
 CREDENTIALS_MOUNT: Final = "/credentials"
 """Where the container `fetch`, and no other, sees the keys of the source's Secret, one file each."""
+TEXTS_MOUNT: Final = "/texts"
+"""Where the container `fetch`, and no other, sees texts of the user's: a folder for each role of `Build.texts`."""
 HUB_TOKEN_FILE: Final = "token"  # noqa: S105 - a file's name
 S3_CREDENTIAL_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "ca.crt")
 """Keys of the Secret that an S3 source names; the last two need not be there."""
@@ -76,9 +81,14 @@ PROFILE_MOUNT: Final = "/profile"
 MANIFEST_FILE: Final = "manifest.json"
 GOLDEN_FILE: Final = "golden.npz"
 """Requests and the source model's answers; every server that loads the artifact must repeat them."""
+TEXTS_FILE: Final = "texts.npz"
+"""Of an FP32 ONNX artifact: token ids that judged it, and others to calibrate with; engines are compiled from it."""
 ONNX_FILE: Final = "model.onnx"
 MAR_FILE: Final = "model.mar"
 ENGINE_FILE: Final = "model.plan"
+TORCHSCRIPT_FILE: Final = "model.pt"
+TRITON_FILES: Final = {"onnx": ONNX_FILE, "tensorrt": ENGINE_FILE, "torchscript": TORCHSCRIPT_FILE}
+"""Format -> the file of its artifacts that Triton loads."""
 COMPILE_SCRIPT: Final = "compile_engine.py"
 """In the work folder: what the steps in NVIDIA's image run; `stage` puts it there."""
 

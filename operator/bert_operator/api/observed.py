@@ -33,6 +33,9 @@ class Observed:
     """ReplicaSets of those Deployments: metadata, spec.replicas and status.replicas."""
     autoscalers: tuple[Manifest, ...] = ()
     """Owned HorizontalPodAutoscalers: metadata, spec and what their conditions say."""
+    budgets: tuple[Manifest, ...] = ()
+    """Owned PodDisruptionBudgets: metadata and spec."""
+    network_policies: tuple[Manifest, ...] = ()
     services: tuple[Manifest, ...] = ()
     config_maps: tuple[Manifest, ...] = ()
     """Owned ConfigMaps: metadata only (they are immutable and named by their content)."""

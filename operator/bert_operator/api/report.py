@@ -5,7 +5,7 @@ termination message, which Kubernetes cuts at 4,096 bytes: both stay below 3,500
 """
 
 from enum import IntEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -60,6 +60,8 @@ class BuildRequest(Model):
     s3: S3Source | None = None
     onnx: OnnxArtifact | None = None
     """Only for format tensorrt, which has no other source."""
+    trace_device: Literal["cuda"] | None = None
+    """Where TorchScript is traced, if not on the CPU: a trace remembers its device, and fails on any other."""
     images: list[str] = Field(default_factory=list)
     """What the Job's containers run in, for the manifest."""
     store_read_only: bool = False

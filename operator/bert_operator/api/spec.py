@@ -74,6 +74,7 @@ class Format(StrEnum):
     TENSORRT = "tensorrt"
     SAVEDMODEL = "savedmodel"
     MAR = "mar"
+    TORCHSCRIPT = "torchscript"
 
 
 class Precision(StrEnum):
@@ -81,6 +82,7 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
 
 
@@ -511,13 +513,72 @@ class SampleText(Model):
     text_pair: Text | None = Field(None, description="Second text, e.g. the passage that holds the answer.")
 
 
+class TextsSource(Model):
+    """A text file of yours: one text a line, of a pair the second behind a tab."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="has(self.configMapName) != has(self.claimName)",
+            message="texts come from exactly one of configMapName or claimName, e.g. `{configMapName: my-texts}` or "
+            "`{claimName: models, path: texts/mine.txt}`",
+            holds=lambda self: (self.config_map_name is None) != (self.claim_name is None),
+        ),
+        Rule(
+            rule="has(self.path) == has(self.claimName)",
+            message="path says which file of the claim it is: write it with claimName, and without configMapName, "
+            "whose file is named by key",
+            holds=lambda self: (self.path is None) == (self.claim_name is None),
+        ),
+        Rule(
+            rule="!has(self.key) || has(self.configMapName)",
+            message="key says which entry of the ConfigMap it is: remove it, or write configMapName instead of "
+            "claimName",
+            holds=lambda self: self.key is None or self.config_map_name is not None,
+        ),
+    )
+
+    config_map_name: ObjectName | None = Field(
+        None, description="A ConfigMap of this namespace. The operator never reads it; the build Job does."
+    )
+    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", min_length=1, max_length=253)] | None = Field(
+        None, description="Key inside the ConfigMap; unset: `texts.txt`."
+    )
+    claim_name: ObjectName | None = Field(
+        None, description="A PersistentVolumeClaim of this namespace; it is mounted read-only."
+    )
+    path: RelativePath | None = Field(None, description="File inside the claim. No `..`.")
+
+    @property
+    def file(self) -> str:
+        """Where the file lies below what is mounted."""
+        return self.path or self.key or "texts.txt"
+
+
+class Calibration(Model):
+    """From what the ranges of INT8 activations are taken."""
+
+    texts: TextsSource = Field(
+        description="Texts like those that clients will send, 4 to 512 of them, other than those that judge the build."
+    )
+
+
 class Fidelity(Model):
     """How close the built model must stay to its source model, on real texts. Unset values depend on precision."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="!has(self.samplesFrom) || !has(self.samples) || size(self.samples) == 0",
+            message="the texts that judge are written in samples or come from samplesFrom: remove one of them",
+            field_path=".samplesFrom",
+            holds=lambda self: self.samples_from is None or not self.samples,
+        ),
+    )
 
     samples: Annotated[list[SampleText], Field(max_length=16)] = Field(
         default_factory=list,
         description="Your own texts to compare with; unset: built-in ones of several languages and lengths.",
     )
+    samples_from: TextsSource | None = Field(None, description="The same from a file of at most 64 texts.")
 
     max_abs_difference: Annotated[
         str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]{1,2})?$", max_length=20)
@@ -534,11 +595,18 @@ class Fidelity(Model):
     )
     on_failure: OnFailure = Field(
         OnFailure.FALLBACK,
-        description="With precision int8: `Fallback` builds fp32 instead when no int8 model is close enough, and the "
-        "status says so; `Fail` stops.",
+        description="When no model of the precision is close enough: `Fallback` takes the next finer one (engines: "
+        "int8 or bf16, fp16, mixed, fp32; format onnx: int8, fp32), and the status says so; `Fail` stops. The other "
+        "formats stop.",
     )
 
 
+FORMATS_IN: Final = {
+    Precision.FP16: (Format.TENSORRT, Format.TORCHSCRIPT),
+    Precision.BF16: (Format.TENSORRT, Format.TORCHSCRIPT),
+    Precision.INT8: (Format.ONNX, Format.TENSORRT),
+}
+"""Which formats can be built in a precision other than fp32, on hardware that has it."""
 DEFAULT_ENGINE_BATCH: Final = 32
 """Largest batch of a TensorRT engine whose spec names none."""
 
@@ -556,13 +624,16 @@ class Build(Model):
         ),
         Rule(
             rule="!has(self.precision) || self.precision == 'fp32' || !has(self.format) || self.format == 'auto' || "
-            "self.format == (self.precision == 'int8' ? 'onnx' : 'tensorrt')",
-            message="precision fp16 is for format tensorrt on a profile with GPUs, int8 for format onnx on a profile "
-            "without; the other formats are built in fp32: write `precision: fp32`, or the format that goes with it",
+            + " || ".join(
+                f"(self.precision == '{precision.value}' && self.format in {[one.value for one in formats]})"
+                for precision, formats in FORMATS_IN.items()
+            ),
+            message="precision fp16 and bf16 are for formats tensorrt and torchscript on a profile with GPUs, int8 "
+            "for format tensorrt on such a profile and for format onnx on one without; the other formats are built in "
+            "fp32: write `precision: fp32`, or a format that goes with it",
             field_path=".precision",
             holds=lambda self: (
-                self.precision is Precision.FP32
-                or self.format in (Format.AUTO, Format.ONNX if self.precision is Precision.INT8 else Format.TENSORRT)
+                self.format is Format.AUTO or self.format in FORMATS_IN.get(self.precision, tuple(Format))
             ),
         ),
         Rule(
@@ -574,6 +645,13 @@ class Build(Model):
                 self.framework is not Framework.TENSORFLOW
                 or self.task in (Task.SEQUENCE_CLASSIFICATION, Task.FEATURE_EXTRACTION)
             ),
+        ),
+        Rule(
+            rule="self.framework != 'tensorflow' || !has(self.format) || self.format != 'torchscript'",
+            message="format torchscript is traced from PyTorch checkpoints (`framework: pytorch`): write "
+            "`format: onnx` for a TensorFlow source served by Triton",
+            field_path=".format",
+            holds=lambda self: self.framework is not Framework.TENSORFLOW or self.format is not Format.TORCHSCRIPT,
         ),
         Rule(
             rule="!has(self.maxBatchSize) || !has(self.format) || self.format in ['auto', 'tensorrt']",
@@ -595,13 +673,13 @@ class Build(Model):
     )
     format: Format = Field(
         Format.AUTO,
-        description="What to build: `onnx` or `tensorrt` (Triton), `savedmodel` (TF Serving), `mar` (TorchServe), or "
-        "`auto`: by server and hardware.",
+        description="What to build: `onnx`, `tensorrt` or `torchscript` (Triton), `savedmodel` (TF Serving), `mar` "
+        "(TorchServe), or `auto`: by server and hardware, never `torchscript`.",
     )
     precision: Precision = Field(
         Precision.FP32,
-        description="Number format: `fp32`; `fp16` for format tensorrt on a profile with GPUs; `int8` for format onnx "
-        "on a profile without.",
+        description="Number format: `fp32`; on a profile with GPUs `fp16` and `bf16` for formats tensorrt and "
+        "torchscript, and `int8` for format tensorrt; on a profile without `int8` for format onnx.",
     )
     max_sequence_length: int = Field(128, ge=8, le=8192, description="Longest input in tokens.")
     sequence_buckets: (
@@ -623,6 +701,9 @@ class Build(Model):
         description="Largest batch that a TensorRT engine is built for; unset: 32. serving.maxBatchSize may be less.",
     )
     fidelity: Fidelity = Field(default_factory=Fidelity, description="How close to the source model it must stay.")
+    calibration: Calibration | None = Field(
+        None, description="Texts of yours for precision int8; unset: built-in ones of several languages."
+    )
     allow_pickle: bool = Field(
         False, description="Also read pytorch_model.bin (with weights_only) where no safetensors file exists."
     )
@@ -631,6 +712,12 @@ class Build(Model):
     def engine_batch(self) -> int:
         """Largest batch of a TensorRT engine."""
         return self.max_batch_size or DEFAULT_ENGINE_BATCH
+
+    @property
+    def texts(self) -> dict[str, TextsSource]:
+        """Where texts of the user's come from, by what they are for: `samples` judge, those of `calibration` don't."""
+        found = {"samples": self.fidelity.samples_from, "calibration": self.calibration and self.calibration.texts}
+        return {role: source for role, source in found.items() if source}
 
 
 class Batching(Model):
@@ -713,6 +800,22 @@ class BertModel(Model):
             field_path=".defaultVersion",
             holds=lambda self: (
                 self.default_version is None or any(entry.version == self.default_version for entry in self.versions)
+            ),
+        ),
+        Rule(
+            rule="!has(self.build.calibration) || self.build.precision == 'int8'",
+            message="build.calibration is for precision int8, the other precisions have no ranges to take: remove it, "
+            "or write `precision: int8`",
+            field_path=".build",
+            holds=lambda self: self.build.calibration is None or self.build.precision is Precision.INT8,
+        ),
+        Rule(
+            rule="!has(self.build.calibration) || self.versions.all(v, !has(v.source.artifact))",
+            message="build.calibration needs the source's tokenizer, which a published artifact doesn't hold: remove "
+            "it (the artifact brings token ids of its own), or name where the weights come from",
+            field_path=".build",
+            holds=lambda self: (
+                self.build.calibration is None or all(one.source.artifact is None for one in self.versions)
             ),
         ),
         Rule(
@@ -844,6 +947,61 @@ class Tuning(Model):
     search: Search = Field(default_factory=Search, description="How far a measurement looks.")
 
 
+class DisruptionBudget(Model):
+    """How many server pods a drained node may take away at once."""
+
+    enabled: bool = Field(
+        True,
+        description="Makes a PodDisruptionBudget. Write false if these pods have one of yours: two block every drain.",
+    )
+    max_unavailable: int = Field(
+        1, ge=1, le=1000, description="Most server pods that evictions may take away at the same time."
+    )
+
+
+class LabelSelector(Model):
+    """What carries all these labels; without any: everything."""
+
+    match_labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=8)] = Field(
+        default_factory=dict, description="Labels, all of which must match."
+    )
+
+
+class Peer(Model):
+    """Pods that may send requests, as in a NetworkPolicy's `from`."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="has(self.namespaceSelector) || has(self.podSelector)",
+            message="name who may send requests: write `podSelector: {...}` for pods of this namespace, "
+            "`namespaceSelector: {...}` for all pods of other namespaces, or both",
+            holds=lambda self: self.namespace_selector is not None or self.pod_selector is not None,
+        ),
+    )
+
+    namespace_selector: LabelSelector | None = Field(
+        None, description="Namespaces; `{}` is all of them. Unset: the BertDeployment's own."
+    )
+    pod_selector: LabelSelector | None = Field(
+        None, description="Pods of those namespaces; unset or `{}`: all of them."
+    )
+
+
+class NetworkAccess(Model):
+    """Who may reach the server's pods, and that they reach nobody."""
+
+    enabled: bool = Field(
+        False,
+        description="Makes a NetworkPolicy: requests and metrics from `allowFrom` only, nothing out. Needs a network "
+        "plugin that enforces it.",
+    )
+    allow_from: Annotated[list[Peer], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="Who may send requests and read metrics; empty: all pods of the same namespace. Monitoring that "
+        "runs in another namespace must be named here.",
+    )
+
+
 class BertDeploymentSpec(Model):
     """What a user asks for."""
 
@@ -915,3 +1073,9 @@ class BertDeploymentSpec(Model):
     ] = Field(description="The models served by this server, keyed by name.")
     tuning: Tuning = Field(default_factory=Tuning, description="Measuring, and serving by what was measured.")
     rollout: Rollout = Field(default_factory=Rollout, description="How changes reach the pods.")
+    pod_disruption_budget: DisruptionBudget = Field(
+        default_factory=DisruptionBudget, description="How many server pods a drained node may take away at once."
+    )
+    network_policy: NetworkAccess = Field(
+        default_factory=NetworkAccess, description="Who may reach the server's pods; off by default."
+    )

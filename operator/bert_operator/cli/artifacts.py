@@ -13,12 +13,15 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Final
 
+from bert_operator import usage
 from bert_operator.api import names
-from bert_operator.api.maintenance import MAX_ARTIFACTS, StoredArtifact, StoreTask
-from bert_operator.cli import store_jobs, usage
+from bert_operator.api.maintenance import MAX_ARTIFACTS, StoreTask
+from bert_operator.cli import store_jobs
 from bert_operator.cli.cluster import Editor, Reader
 from bert_operator.cli.terminal import Exit, FailureError, note, out, out_json, table
-from bert_operator.cli.usage import World
+from bert_operator.objects import artifact
+from bert_operator.objects.store_job import stored
+from bert_operator.usage import Users, World
 
 _HEAD: Final = ("NAME", "FORMAT", "MODEL", "SOURCE", "SIZE", "AGE", "USED BY")
 _UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
@@ -62,7 +65,8 @@ def world(reader: Reader) -> World:
 
 def gather(records: Sequence[Record], seen: World, now: datetime) -> list[dict[str, Any]]:
     """What there is to say about each artifact, as JSON."""
-    return [_row(record, usage.users(record, seen), now) for record in records]
+    users = Users(seen)
+    return [_row(record, users.of(record), now) for record in records]
 
 
 def _row(record: Record, users: Sequence[str], now: datetime) -> dict[str, Any]:
@@ -123,7 +127,7 @@ def _verify(editor: Editor, options: argparse.Namespace) -> Exit:
         sound = sound and there == every
         for some in _batches(there):
             whole = not options.names and len(there) == len(some)
-            task = StoreTask(action="verify", claim=claim, artifacts=[_stored(each) for each in some], whole=whole)
+            task = StoreTask(action="verify", claim=claim, artifacts=[stored(each) for each in some], whole=whole)
             sound = store_jobs.run(editor, task, where, []) and sound
     return Exit.OK if sound else Exit.FAILED
 
@@ -164,7 +168,8 @@ def _rm(editor: Editor, options: argparse.Namespace) -> Exit:
 
 def _refusals(records: Sequence[Record], seen: World) -> list[str]:
     """Which of them are in use, in words."""
-    users = {str(record["metadata"]["name"]): usage.users(record, seen) for record in records}
+    known = Users(seen)
+    users = {str(record["metadata"]["name"]): known.of(record) for record in records}
     return [f"{name} is used by {', '.join(who)}" for name, who in users.items() if who]
 
 
@@ -186,7 +191,7 @@ def _removed_from(
     back, said = list(there), list[str]()
     try:
         if there and not _wanted_meanwhile(editor, claim, there):
-            task = StoreTask(action="rm", claim=claim, artifacts=[_stored(each) for each in there], listed_at=listed_at)
+            task = StoreTask(action="rm", claim=claim, artifacts=[stored(each) for each in there], listed_at=listed_at)
             done = store_jobs.run(editor, task, where, said)
             back = [] if done else _kept(there, said)
         elif not there:
@@ -209,10 +214,10 @@ def _kept(records: Sequence[Record], said: Sequence[str]) -> list[Record]:
     """
     words = (line.removeprefix("[rm] ").partition(": ") for line in said if line.startswith("[rm] "))
     told = {folder: end for folder, _, end in words}
-    silent = [record for record in records if _stored(record).folder not in told]
+    silent = [record for record in records if stored(record).folder not in told]
     doubtful = silent[: 0 if any(line.startswith(_REFUSED) for line in said) else 1]
     gone = {folder for folder, end in told.items() if end in _GONE}
-    return [record for record in records if record not in doubtful and _stored(record).folder not in gone]
+    return [record for record in records if record not in doubtful and stored(record).folder not in gone]
 
 
 def _wanted_meanwhile(editor: Editor, claim: str, going: Sequence[Record]) -> bool:
@@ -235,12 +240,8 @@ def _unrecorded(editor: Editor, record: Record) -> bool:
 
 def _record_again(editor: Editor, record: Record) -> None:
     """Put back what was deleted, if the operator hasn't done so already."""
-    meta = record["metadata"]
-    kept = {key: meta[key] for key in ("name", "namespace", "labels", "annotations") if key in meta}
-    if editor.get(names.ARTIFACT_KIND, meta["name"]) is None:
-        editor.create(
-            {"apiVersion": names.API_VERSION, "kind": names.ARTIFACT_KIND, "metadata": kept, "spec": record["spec"]}
-        )
+    if editor.get(names.ARTIFACT_KIND, record["metadata"]["name"]) is None:
+        editor.create(artifact.anew(record))
 
 
 def _chosen(known: Sequence[Record], wanted: Sequence[str]) -> list[Record]:
@@ -267,11 +268,6 @@ def _by_claim(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
 def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
     for start in range(0, len(records), MAX_ARTIFACTS):
         yield records[start : start + MAX_ARTIFACTS]
-
-
-def _stored(record: Record) -> StoredArtifact:
-    spec = record["spec"]
-    return StoredArtifact(folder=spec["path"].rpartition("/")[2], manifest_sha256=spec["report"]["manifestSha256"])
 
 
 def seconds(age: str) -> float:

@@ -109,6 +109,8 @@ class Imagined:
             bert=self.bert,
             deployments=tuple(by_kind.get("Deployment", ())),
             autoscalers=tuple(by_kind.get("HorizontalPodAutoscaler", ())),
+            budgets=tuple(by_kind.get("PodDisruptionBudget", ())),
+            network_policies=tuple(by_kind.get("NetworkPolicy", ())),
             services=tuple(by_kind.get("Service", ())),
             config_maps=tuple(by_kind.get("ConfigMap", ())),
             claims=(*self._claims, *by_kind.get("PersistentVolumeClaim", ())),

@@ -23,6 +23,8 @@ _WHAT: Final = {
     "Deployment": "the serving pods",
     "Service": "where clients send requests",
     "HorizontalPodAutoscaler": "scales the serving pods",
+    "PodDisruptionBudget": "keeps drains from taking all serving pods at once",
+    "NetworkPolicy": "says who may reach the serving pods",
 }
 
 

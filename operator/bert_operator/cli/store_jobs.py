@@ -10,8 +10,8 @@ from bert_operator import pod_state
 from bert_operator.api.maintenance import StoreTask
 from bert_operator.cli.cluster import Editor
 from bert_operator.cli.terminal import FailureError, note, out
-from bert_operator.cli.usage import World
 from bert_operator.objects import pod, store_job
+from bert_operator.usage import World
 
 _POLL_SECONDS: Final = 0.5
 _START_SECONDS: Final = 300.0

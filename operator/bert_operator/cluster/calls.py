@@ -154,6 +154,9 @@ class Cluster:
 
         Returns:
             The object if it lingers (finalizers, grace periods), None if it is gone or was replaced.
+
+        Raises:
+            ApiError: it is still there.
         """
         try:
             reply = await self._connection.request(
@@ -163,7 +166,9 @@ class Cluster:
                 body={"preconditions": {"uid": ref.uid}, "propagationPolicy": "Background"},
             )
         except ApiError as error:
-            if error.status in (NOT_FOUND, CONFLICT):
+            # A conflict for any other reason deletes nothing: what is taken for gone is never looked at again.
+            replaced = error.status == CONFLICT and "precondition" in error.message.lower()
+            if replaced or error.status == NOT_FOUND:
                 return None
             raise
         return reply if (reply.get("metadata") or {}).get("deletionTimestamp") else None

@@ -7,9 +7,10 @@ raw JSON doesn't need. The client's package loads them lazily, and a test keeps 
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
@@ -46,8 +47,15 @@ class Access:
 class Connection:
     """Sends requests, as JSON, to one API server."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, may_write: Callable[[], bool] | None = None) -> None:
+        """Prepare; `open` connects.
+
+        Args:
+            metrics: counts the requests.
+            may_write: whether we lead, asked before each write; None: nobody else could.
+        """
         self._metrics = metrics
+        self._may_write = may_write
         self._client: ApiClient | None = None
         self._retired: ApiClient | None = None
         self._reopening = asyncio.Lock()
@@ -58,7 +66,10 @@ class Connection:
         Raises:
             ConfigurationError: there is none, or it can't be used.
         """
-        self._client = ApiClient(configuration=await _configuration())
+        configuration = await _configuration()
+        if self._may_write is not None:
+            configuration.trace_configs = [_guard(self._may_write)]
+        self._client = ApiClient(configuration=configuration)
         self._client.user_agent = f"bert-operator/{bert_operator.__version__}"
 
     async def access(self) -> Access:
@@ -126,25 +137,31 @@ class Connection:
     ) -> tuple[int, Mapping[str, str], dict[str, Any]]:
         if client is None:
             raise RuntimeError("the connection is not open")
+        self._check(method, what)
         status = 0
         try:
-            _, url, headers, sent, _ = await client.param_serialize(
-                method,
-                path,
-                header_params={"Accept": "application/json", "Content-Type": content_type},
-                body=body,
-                auth_settings=["BearerToken"],
+            # The client's own way would copy the body, which is JSON already, item by item.
+            configuration = client.configuration
+            headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": client.user_agent}
+            if token := await configuration.get_api_key_with_prefix("BearerToken"):
+                headers["Authorization"] = token
+            response = await client.rest_client.request(  # type: ignore[no-untyped-call]  # the client is partly typed
+                method, configuration.host + path, headers=headers, body=body, _request_timeout=TIMEOUT
             )
-            response = await client.call_api(method, url, headers, sent, _request_timeout=TIMEOUT)
-            raw = await response.read()  # type: ignore[no-untyped-call]
+            raw = await response.read()
             status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._check(method, what)
             text = str(error) or type(error).__name__
             raise ApiError(status=0, reason="Unreachable", message=text, what=what) from error
         finally:
             labels = {"code": str(status) if status else "<error>", "method": method}
             self._metrics.count("rest_client_requests_total", "Requests to the API server.", labels)
         return status, response.headers, _json(raw)
+
+    def _check(self, method: str, what: str) -> None:
+        if method != "GET" and self._may_write is not None and not self._may_write():
+            raise ApiError(status=0, reason="NotLeading", message="another process leads, or will soon", what=what)
 
     async def _reopen(self, refused: ApiClient | None) -> None:
         async with self._reopening:
@@ -157,9 +174,23 @@ class Connection:
                 await older.close()  # type: ignore[no-untyped-call]
 
 
+def _guard(may_write: Callable[[], bool]) -> aiohttp.TraceConfig:
+    """Stop a write at the last moment: after the wait for a free connection, right before its bytes go out."""
+
+    async def before_bytes(_: object, __: object, sent: aiohttp.TraceRequestChunkSentParams) -> None:
+        if sent.method != "GET" and not may_write():
+            raise ConnectionAbortedError("this process doesn't lead any more")
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_chunk_sent.append(before_bytes)
+    return trace
+
+
 async def _configuration() -> Configuration:
     configuration = Configuration()
     configuration.connection_pool_maxsize = CONNECTIONS
+    # Without a proxy there is nothing to look up: else each request reads ~/.netrc and the environment in a thread.
+    configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
     try:
         if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]

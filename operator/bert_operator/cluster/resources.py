@@ -13,8 +13,11 @@ RESOURCES: Final = {
     "Deployment": ("apps/v1", "deployments"),
     "ReplicaSet": ("apps/v1", "replicasets"),
     "HorizontalPodAutoscaler": ("autoscaling/v2", "horizontalpodautoscalers"),
+    "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
+    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
     "Job": ("batch/v1", "jobs"),
     "Event": ("events.k8s.io/v1", "events"),
+    "Lease": ("coordination.k8s.io/v1", "leases"),
     names.KIND: (names.API_VERSION, names.PLURAL),
     names.ARTIFACT_KIND: (names.API_VERSION, names.ARTIFACT_PLURAL),
 }

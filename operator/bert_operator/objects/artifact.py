@@ -52,6 +52,18 @@ def manifest(
     }
 
 
+def anew(live: Manifest, **annotations: str) -> dict[str, Any]:
+    """What to create so that a deleted record is there again, as it was but for these annotations."""
+    meta = live["metadata"]
+    kept = {key: meta[key] for key in ("name", "namespace", "labels") if key in meta}
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.ARTIFACT_KIND,
+        "metadata": kept | {"annotations": {**(meta.get("annotations") or {}), **annotations}},
+        "spec": live["spec"],
+    }
+
+
 def read(live: Manifest) -> BertArtifactSpec | None:
     """A live record, without measurements that this release can't read; None if it can't read the record itself."""
     for spec in (live["spec"], {**live["spec"], "measurements": []}):

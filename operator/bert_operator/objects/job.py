@@ -5,7 +5,7 @@ image: they get a script, the graph and nothing else of ours, neither the store 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from bert_operator.api import names, steps
 from bert_operator.api import spec as api
@@ -36,15 +36,24 @@ def name(request_key: str, attempt: int) -> str:
 
 def image(build: api.Build, step: str, spec: api.BertDeploymentSpec, settings: Settings) -> str:
     """Image that a step of such a build runs in; empty if this installation has none."""
-    match steps.toolchain(step, build):
+    match steps.toolchain(step, build, trace_device(build, spec, settings)):
         case steps.Toolchain.TENSORFLOW:
             return settings.images.tensorflow
         case steps.Toolchain.TENSORRT:
             # Engines fit one TensorRT only: that of the server's release.
             release = settings.triton.releases.get(spec.server.release or settings.triton.default_release)
             return release.tensorrt_image if release else ""
+        case steps.Toolchain.PYTORCH_GPU:
+            return settings.images.build_gpu
         case steps.Toolchain.PYTORCH:
             return settings.images.build
+
+
+def trace_device(build: api.Build, spec: api.BertDeploymentSpec, settings: Settings) -> Literal["cuda"] | None:
+    """Where TorchScript is traced: on the kind of device that serves it. None is a CPU, and every other format."""
+    profile = settings.hardware_profiles.get(spec.hardware.profile)
+    traced = build.format is api.Format.TORCHSCRIPT
+    return "cuda" if traced and profile is not None and profile.resource_name else None
 
 
 def manifest(job: BuildJob) -> dict[str, Any]:
@@ -98,7 +107,7 @@ def _container(job: BuildJob, step: str) -> dict[str, Any]:
             {"name": "HOME", "value": names.WORK_MOUNT},
             *(_hub_env(job) if step == "fetch" else ()),
         ],
-        "resources": pod.resources(job.spec.builds.resources, job.settings.build.resources),
+        "resources": _resources(job, gpu=steps.on_gpu(step, job.request.trace_device)),
         "securityContext": dict(pod.CONTAINER_SECURITY),
         "terminationMessagePolicy": "File",
         "volumeMounts": _mounts(job, step),
@@ -118,6 +127,9 @@ def _mounts(job: BuildJob, step: str) -> list[dict[str, Any]]:
         mounts.append({"name": "source", "mountPath": names.SOURCE_MOUNT, "readOnly": True})
     if step == "fetch" and _credentials(job):
         mounts.append({"name": "credentials", "mountPath": names.CREDENTIALS_MOUNT, "readOnly": True})
+    if step == "fetch":
+        folders = {role: f"{names.TEXTS_MOUNT}/{role}" for role in job.request.build.texts}
+        mounts += [{"name": role, "mountPath": folder, "readOnly": True} for role, folder in folders.items()]
     first, *_, last = steps.job_steps(job.request.build)
     if step in (first, last):
         # The first names the source; what runs between them can't put another name into the last one's hands.
@@ -128,15 +140,13 @@ def _mounts(job: BuildJob, step: str) -> list[dict[str, Any]]:
 
 def _gpu_container(job: BuildJob, step: str) -> dict[str, Any]:
     """A step of NVIDIA's image. The pod takes one GPU in all: init containers hand theirs on."""
-    resources = pod.resources(job.spec.builds.resources, job.settings.build.resources)
-    accelerator = {_profile(job).resource_name: "1"}
     return {
         "name": step,
         "image": image(job.request.build, step, job.spec, job.settings),
         "imagePullPolicy": job.settings.image_pull_policy,
         "command": ["python3", f"{names.WORK_MOUNT}/{names.COMPILE_SCRIPT}", step],
         "env": [{"name": "HOME", "value": names.WORK_MOUNT}, {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"}],
-        "resources": resources | {"limits": {**resources.get("limits", {}), **accelerator}},
+        "resources": _resources(job, gpu=True),
         "securityContext": dict(pod.CONTAINER_SECURITY),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -144,6 +154,13 @@ def _gpu_container(job: BuildJob, step: str) -> dict[str, Any]:
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
         ],
     }
+
+
+def _resources(job: BuildJob, *, gpu: bool) -> dict[str, Any]:
+    resources = pod.resources(job.spec.builds.resources, job.settings.build.resources)
+    if not gpu:
+        return resources
+    return resources | {"limits": {**resources.get("limits", {}), _profile(job).resource_name: "1"}}
 
 
 def _hub_env(job: BuildJob) -> list[dict[str, Any]]:
@@ -183,4 +200,14 @@ def _volumes(job: BuildJob) -> list[dict[str, Any]]:
         volumes.append({"name": "source", "persistentVolumeClaim": claim})
     if secret := _credentials(job):
         volumes.append({"name": "credentials", "secret": secret})
+    if not job.request.onnx:
+        volumes += [{"name": role, **_texts(source)} for role, source in job.request.build.texts.items()]
     return volumes
+
+
+def _texts(source: api.TextsSource) -> dict[str, Any]:
+    """Texts of the user's as a volume. A ConfigMap is optional, for the reason that the source's Secret is."""
+    if source.claim_name:
+        return {"persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True}}
+    items = [{"key": source.file, "path": source.file}]
+    return {"configMap": {"name": source.config_map_name, "items": items, "optional": True, "defaultMode": 0o440}}

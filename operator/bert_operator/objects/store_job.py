@@ -1,21 +1,22 @@
-"""The Job that looks after the artifacts on one claim for `bertctl artifacts`. The operator never makes one.
+"""The Job that looks after the artifacts on one claim, for `bertctl artifacts` or for the operator's `collector`.
 
 Its pod runs in the operator's image under the restricted profile, without a token, and sees the claim alone: read-only
 to verify, writable to remove.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bert_operator.api import names
 from bert_operator.api import spec as api
-from bert_operator.api.maintenance import StoreTask
+from bert_operator.api.maintenance import StoredArtifact, StoreTask
 from bert_operator.objects import identity, pod
 from bert_operator.settings import HardwareProfile
 
 MANAGER: Final = "bertctl"
-"""Who makes it: the operator must not take it for one of its own Jobs."""
+"""Who makes it, unless the operator does: it must not take bertctl's Jobs for its own."""
+COMPONENT: Final = "store"
 CONTAINER: Final = "store"
 DEADLINE_SECONDS: Final = 3600
 TTL_SECONDS: Final = 600
@@ -30,6 +31,8 @@ class StoreJob:
     namespace: str
     name: str
     task: StoreTask
+    manager: str = MANAGER
+    """Who makes it and looks after it."""
     image: str
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: Sequence[str] = ()
@@ -42,9 +45,9 @@ class StoreJob:
 def manifest(job: StoreJob) -> dict[str, Any]:
     """Job with one container that ends once the task is done."""
     labels = {
-        names.MANAGED_BY: MANAGER,
+        names.MANAGED_BY: job.manager,
         names.NAME_LABEL: "bert",
-        names.COMPONENT_LABEL: "store",
+        names.COMPONENT_LABEL: COMPONENT,
         **(identity.claim_labels(job.task.claim) if job.one_node_claim else {}),
     }
     return {
@@ -58,6 +61,43 @@ def manifest(job: StoreJob) -> dict[str, Any]:
             "template": {"metadata": {"labels": labels}, "spec": _pod_spec(job)},
         },
     }
+
+
+def stored(record: Mapping[str, Any]) -> StoredArtifact:
+    """What a Job is told of a recorded artifact."""
+    spec = record["spec"]
+    return StoredArtifact(folder=folder(record), manifest_sha256=spec["report"]["manifestSha256"])
+
+
+def folder(record: Mapping[str, Any]) -> str:
+    """Name of a recorded artifact's folder."""
+    return str(record["spec"]["path"]).rpartition("/")[2]
+
+
+def terms(deployments: Sequence[Mapping[str, Any]], claim_name: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """Pull secrets and tolerations of a pod that serves from a claim, or of any in the namespace: ours needs the same.
+
+    Args:
+        deployments: that serve.
+        claim_name: of the claim.
+    """
+    specs = [live["spec"]["template"]["spec"] for live in deployments]
+
+    def mounts(spec: Mapping[str, Any]) -> bool:
+        volumes = spec.get("volumes") or ()
+        return any((one.get("persistentVolumeClaim") or {}).get("claimName") == claim_name for one in volumes)
+
+    spec: Mapping[str, Any] = next((one for one in specs if mounts(one)), next(iter(specs), {}))
+    secrets = [str(each["name"]) for each in spec.get("imagePullSecrets") or ()]
+    return secrets, list(spec.get("tolerations") or ())
+
+
+def claim(live: Mapping[str, Any]) -> str:
+    """The claim that a live store Job looks after; empty if it is none."""
+    if (live["metadata"].get("labels") or {}).get(names.COMPONENT_LABEL) != COMPONENT:
+        return ""
+    volumes = (((live.get("spec") or {}).get("template") or {}).get("spec") or {}).get("volumes") or ()
+    return next((str((one.get("persistentVolumeClaim") or {}).get("claimName") or "") for one in volumes), "")
 
 
 def _pod_spec(job: StoreJob) -> dict[str, Any]:

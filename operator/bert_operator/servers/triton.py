@@ -5,7 +5,7 @@ the container draws a random one at each start, so no pod spec, ConfigMap or Sec
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any, Final
 
@@ -42,12 +42,17 @@ class Triton:
     ports: Final = Ports(http=HTTP_PORT, grpc=GRPC_PORT, metrics=METRICS_PORT)
 
     def formats(self, profile: HardwareProfile) -> tuple[spec.Format, ...]:
-        """ONNX everywhere; a TensorRT engine where the profile has GPUs."""
-        return (spec.Format.TENSORRT, spec.Format.ONNX) if profile.resource_name else (spec.Format.ONNX,)
+        """ONNX and TorchScript everywhere; a TensorRT engine where the profile has GPUs."""
+        plain = (spec.Format.ONNX, spec.Format.TORCHSCRIPT)
+        return (spec.Format.TENSORRT, *plain) if profile.resource_name else plain
 
     def unsupported(self, wish: spec.BertDeploymentSpec, settings: Settings) -> list[str]:
         """What can't be served as written: field, what was found, what to write instead."""
-        return [*_release_faults(wish, settings), *_image_faults(wish, settings)]
+        return [
+            *_release_faults(wish, settings),
+            *_image_faults(wish, settings),
+            *_backend_faults(wish, settings, self.formats),
+        ]
 
     def container(
         self, served: Sequence[ServedVersion], wish: spec.BertDeploymentSpec, settings: Settings
@@ -60,7 +65,7 @@ class Triton:
         profile = settings.hardware_profiles[wish.hardware.profile]
         return ServerContainer(
             mounts=mounts,
-            files=_config_files(mounts, wish, release.onnx_backend, gpu=bool(profile.resource_name)),
+            files=_config_files(mounts, wish, release, gpu=bool(profile.resource_name)),
             image=wish.server.image or release.image,
             command=("/bin/sh", "-c", _START, "tritonserver"),
             args=(*_flags(exit_timeout, gpu=bool(profile.resource_name)), *wish.server.extra_args),
@@ -85,12 +90,12 @@ def mount(one: ServedVersion) -> Mount:
 
 
 def _config_files(
-    mounts: Sequence[Mount], wish: spec.BertDeploymentSpec, onnx_backend: str, *, gpu: bool
+    mounts: Sequence[Mount], wish: spec.BertDeploymentSpec, release: TritonRelease, *, gpu: bool
 ) -> Mapping[str, ConfigFile]:
     """One config.pbtxt per served version, beside its version folder."""
     return {
         f"{names.MODELS_MOUNT}/{one.name}/{_CONFIG_FILE}": ConfigFile(
-            key=f"{one.name}.{_CONFIG_FILE}", text=triton_config.render(one, wish, onnx_backend, gpu=gpu)
+            key=f"{one.name}.{_CONFIG_FILE}", text=triton_config.render(one, wish, release, gpu=gpu)
         )
         for one in mounts
     }
@@ -129,13 +134,47 @@ def _image_faults(wish: spec.BertDeploymentSpec, settings: Settings) -> Iterator
     """Our CPU image, and one without CUDA, would leave a GPU idle that nobody else gets."""
     release = settings.triton.releases.get(wish.server.release or settings.triton.default_release)
     profile = settings.hardware_profiles.get(wish.hardware.profile)
-    if release and profile and profile.resource_name and release.onnx_backend == "onnxruntime_python":
+    if release and profile and profile.resource_name and _cpu_only(release):
         name = wish.server.release or settings.triton.default_release
-        able = sorted(key for key, one in settings.triton.releases.items() if one.onnx_backend == "onnxruntime")
+        able = sorted(key for key, one in settings.triton.releases.items() if not _cpu_only(one))
         yield (
             f"spec.server.release is {name!r}, whose image runs on CPUs only, but hardware profile "
             f"{wish.hardware.profile!r} has {profile.resource_name}: write "
             f"one of {', '.join(able) or '(none is set)'}, or a profile without GPUs"
+        )
+
+
+def _cpu_only(release: TritonRelease) -> bool:
+    """Whether it is one of our images: its backends run in Python, on CPUs."""
+    return release.onnx_backend == "onnxruntime_python" or release.torch_backend == "pytorch_python"
+
+
+def _backend_faults(
+    wish: spec.BertDeploymentSpec, settings: Settings, formats: Callable[[HardwareProfile], Sequence[spec.Format]]
+) -> Iterator[str]:
+    """Formats that the release's image has no backend for; what Triton never serves is the business of `builds`."""
+    release = settings.triton.releases.get(wish.server.release or settings.triton.default_release)
+    profile = settings.hardware_profiles.get(wish.hardware.profile)
+    if release is None or profile is None:
+        return
+    offered = formats(profile)
+    for index, model in enumerate(wish.models):
+        found = offered[0] if model.build.format is spec.Format.AUTO else model.build.format
+        if found not in offered or triton_config.backend(found, release):
+            continue
+        releases = settings.triton.releases.items()
+        able = sorted(
+            name
+            for name, one in releases
+            if triton_config.backend(found, one) and not (profile.resource_name and _cpu_only(one))
+        )
+        field = "torchBackend" if found is spec.Format.TORCHSCRIPT else "onnxBackend"
+        others = [kind.value for kind in offered if triton_config.backend(kind, release)]
+        yield (
+            f"spec.models[{index}].build.format is {found.value!r}, and the image of release "
+            f"{wish.server.release or settings.triton.default_release!r} has nothing that runs it: write "
+            f"server.release: {' or '.join(able) or f'one with {field} (the chart sets none)'}, or "
+            f"format: {' or '.join(others)}"
         )
 
 

@@ -15,24 +15,37 @@ from bert_operator.api import names, spec
 from bert_operator.api.report import TensorSpec
 from bert_operator.servers import triton_sizing
 from bert_operator.servers.base import Mount, ServedVersion
+from bert_operator.settings import TritonRelease
 
 
-def render(one: Mount, wish: spec.BertDeploymentSpec, onnx_backend: str, *, gpu: bool = False) -> str:
+def render(one: Mount, wish: spec.BertDeploymentSpec, release: TritonRelease, *, gpu: bool = False) -> str:
     """The text of config.pbtxt.
 
     Args:
         one: what is served.
         wish: the spec.
-        onnx_backend: which backend of the image runs ONNX.
+        release: says which of the image's backends runs what.
         gpu: the pod has a GPU.
 
     Raises:
         ValueError: the text doesn't read back as the message it was printed from.
     """
-    return _printed(_config(one, wish, onnx_backend, gpu=gpu).SerializeToString(deterministic=True))
+    return _printed(_config(one, wish, release, gpu=gpu).SerializeToString(deterministic=True))
 
 
 TENSORRT_BACKEND: Final = "tensorrt"
+TORCHSCRIPT_PLATFORM: Final = "pytorch_libtorch"
+"""From 26.03 on the PyTorch backend runs two kinds of files; this names the one."""
+
+
+def backend(artifact_format: str, release: TritonRelease) -> str:
+    """Which backend of a release's image runs a format; empty if none does."""
+    known = {
+        spec.Format.TENSORRT.value: TENSORRT_BACKEND,
+        spec.Format.TORCHSCRIPT.value: release.torch_backend,
+        spec.Format.ONNX.value: release.onnx_backend,
+    }
+    return known.get(artifact_format, "")
 
 
 @lru_cache(maxsize=4096)
@@ -65,16 +78,16 @@ def _messages() -> Any:  # noqa: ANN401 - as above
     return module
 
 
-def _config(mount: Mount, wish: spec.BertDeploymentSpec, onnx_backend: str, *, gpu: bool) -> Any:  # noqa: ANN401 - as above
+def _config(mount: Mount, wish: spec.BertDeploymentSpec, release: TritonRelease, *, gpu: bool) -> Any:  # noqa: ANN401 - as above
     messages, one = _messages(), mount.served
     serving, report = one.model.serving, one.artifact.report
-    engine = report.format == spec.Format.TENSORRT
     config = messages.ModelConfig(
         name=mount.name,
-        backend=TENSORRT_BACKEND if engine else onnx_backend,
+        backend=backend(report.format, release),
+        platform=TORCHSCRIPT_PLATFORM if report.format == spec.Format.TORCHSCRIPT else "",
         # Never more than the engine takes: the model would not load.
         max_batch_size=min([serving.max_batch_size, *(profile.max[0] for profile in report.profiles)]),
-        default_model_filename=names.ENGINE_FILE if engine else names.ONNX_FILE,
+        default_model_filename=names.TRITON_FILES.get(report.format, ""),
         input=[_tensor(messages.ModelInput, tensor) for tensor in report.inputs],
         output=[_tensor(messages.ModelOutput, tensor) for tensor in report.outputs],
     )
@@ -86,14 +99,31 @@ def _config(mount: Mount, wish: spec.BertDeploymentSpec, onnx_backend: str, *, g
     if serving.batching.enabled:
         config.dynamic_batching.max_queue_delay_microseconds = serving.batching.max_queue_delay_microseconds
         config.dynamic_batching.preferred_batch_size.extend(serving.batching.preferred_batch_sizes or ())
-    if not engine:
-        # BERT is one chain of operators: threads across operators would only wait, and ONNX Runtime starts none for 1.
-        threads = triton_sizing.threads(wish, one.model)
-        for key, value in (("intra_op_thread_count", threads), ("inter_op_thread_count", 1)):
-            config.parameters[key].string_value = str(value)
+    for key, value in _parameters(report.format, triton_sizing.threads(wish, one.model)).items():
+        config.parameters[key].string_value = value
     if serving.warmup:
         _add_warmups(config, one)
     return config
+
+
+def _parameters(artifact_format: str, threads: int) -> dict[str, str]:
+    """What the backend is told beside shapes. BERT is one chain of operators: threads across operators would only wait.
+
+    The PyTorch backend sets its threads once for all of its models.
+    """
+    if artifact_format == spec.Format.ONNX:
+        return {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"}
+    if artifact_format == spec.Format.TORCHSCRIPT:
+        return {
+            "INTRA_OP_THREAD_COUNT": str(threads),
+            "INTER_OP_THREAD_COUNT": "1",
+            # It would compile anew for each new shape, slowly and twice, and stop requests for that long.
+            "ENABLE_JIT_EXECUTOR": "false",
+            "ENABLE_JIT_PROFILING": "false",
+            # Instances on one device share the weights.
+            "ENABLE_WEIGHT_SHARING": "true",
+        }
+    return {}
 
 
 def _tensor(kind: Any, tensor: TensorSpec) -> Any:  # noqa: ANN401 - as above
@@ -107,9 +137,11 @@ def _data_type(tensor: TensorSpec) -> int:
 
 def _add_warmups(config: Any, one: ServedVersion) -> None:  # noqa: ANN401 - as above
     """Zeros only: random numbers would be token ids beyond the vocabulary."""
+    # Where the executor can't be switched off, it optimises at the second run of a shape.
+    runs = 2 if one.artifact.report.format == spec.Format.TORCHSCRIPT else 1
     for length in triton_sizing.warmup_lengths(one.model, one.artifact.report):
         for batch in triton_sizing.warmup_batches(one.model):
-            sample = config.model_warmup.add(name=f"batch-{batch}-length-{length}", batch_size=batch, count=1)
+            sample = config.model_warmup.add(name=f"batch-{batch}-length-{length}", batch_size=batch, count=runs)
             for tensor in one.artifact.report.inputs:
                 sample.inputs[tensor.name].data_type = _data_type(tensor)
                 sample.inputs[tensor.name].dims.extend(dim if dim > 0 else length for dim in tensor.dims)

@@ -18,6 +18,8 @@ _SERVER_BYTES: Final = 160 * quantities.MEBIBYTE
 """tritonserver itself (40 MiB measured) and what its request queues may hold."""
 _INSTANCE_BYTES: Final = 96 * quantities.MEBIBYTE
 """Python, numpy and ONNX Runtime of one instance (69 MiB measured)."""
+_TORCH_INSTANCE_BYTES: Final = 224 * quantities.MEBIBYTE
+"""The same with PyTorch in place of ONNX Runtime (146 MiB measured; the model once, as it is)."""
 _MODEL_FACTOR: Final = 1.6
 _ARENA_FACTOR: Final = 1.5
 """The arena of ONNX Runtime grows in steps, so it holds more than what is used."""
@@ -112,7 +114,8 @@ def _batch_bytes(tensor: TensorSpec, one: ServedVersion) -> int:
 
 
 def _instance_bytes(one: ServedVersion) -> int:
-    return _INSTANCE_BYTES + ceil(
+    torch = one.artifact.report.format == spec.Format.TORCHSCRIPT
+    return (_TORCH_INSTANCE_BYTES if torch else _INSTANCE_BYTES) + ceil(
         _MODEL_FACTOR * one.artifact.report.size_bytes + _ARENA_FACTOR * sizing.activation_bytes(one)
     )
 

@@ -1,13 +1,15 @@
 """What the tests of bert_build share: a request, a model folder without PyTorch, an artifact to publish."""
 
+import hashlib
 import json
 import struct
 from pathlib import Path
 from typing import Any
 
-from bert_build import bert_layout, config_checks, publish
+from bert_build import bert_layout, config_checks
 from bert_build.job import Job
-from bert_operator.api.report import BuildReport, BuildRequest, FidelityFigures, Manifest
+from bert_build.store import plain_files
+from bert_operator.api.report import BuildReport, BuildRequest, FidelityFigures, Manifest, ManifestFile
 from bert_operator.api.spec import Build, Task
 
 CONFIG: dict[str, Any] = {
@@ -78,7 +80,11 @@ def staged(folder: Path, content: bytes = b"onnx" * 5000, key: str = "ab" * 16) 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(content)
     (folder / "golden.npz").write_bytes(b"golden")
-    return Manifest(schema_version=1, report=report(key), files=publish.digests(folder))
+    files = {
+        name: ManifestFile(size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        for name, path in plain_files(folder).items()
+    }
+    return Manifest(schema_version=1, report=report(key), files=files)
 
 
 def report(key: str = "ab" * 16) -> BuildReport:

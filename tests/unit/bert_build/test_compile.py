@@ -16,17 +16,20 @@ import numpy as np
 import onnx
 import pytest
 
-from bert_build import engine, engine_plan, half_precision, job, recorded
+from bert_build import engine, engine_plan, job, recorded
 from bert_build.handlers.tensorrt import compile_engine
+from bert_build.recorded import Recorded, Recording
+from bert_build.samples import Sample
 from bert_build.store import Store
 from bert_operator.api import names
 from bert_operator.api.report import BuildFailure, BuildReport, BuildRequest, OnnxArtifact
-from bert_operator.api.spec import Precision
+from bert_operator.api.spec import Build, Format, Precision, Task
+from bert_operator.api.steps import job_steps, plain
 from support import onnx_bert, published, tensorrt_standin
 from support.operator_process import eventually
 
 REAL_CUDA = compile_engine.Cuda
-SHAPE = onnx_bert.Shape(layers=2, longest=24)
+SHAPE = onnx_bert.Shape(layers=1, longest=24)
 
 
 class CompileJob:
@@ -39,14 +42,45 @@ class CompileJob:
         monkeypatch.setenv("BERTOPS_TERMINATION_LOG", str(self.log))
         monkeypatch.setattr(compile_engine, "Cuda", tensorrt_standin.FakeCuda)
         self.tensorrt(tensorrt_standin.module())
-        one_row = [published.tokens(1, 8, SHAPE), published.tokens(1, 16, SHAPE, seed=1)]
-        self.onnx = published.publish(folder / "store/artifacts" / f"onnx-{published.KEY}", SHAPE, one_row)
+        self.one_row = [published.tokens(1, 8, SHAPE), published.tokens(1, 16, SHAPE, seed=1)]
+        self.onnx = published.publish(folder / "store/artifacts" / f"onnx-{published.KEY}", SHAPE, self.one_row)
         self.source = OnnxArtifact(
             artifact_key=published.KEY,
             manifest_sha256=self.onnx.known.report.manifest_sha256,
             revision="main",
             profile="gpu",
         )
+
+    def finish(self, *, without_texts: bool = False) -> None:
+        """Publish what is in the ONNX artifact's folder again, with token ids to judge by and to calibrate with."""
+        ids = [Sample("x", published.tokens(1, length, SHAPE, seed=length)) for length in (5, 9, 13, 20)]
+        texts = [Recorded(one, {}) for one in ids[:2]]
+        if not without_texts:
+            recorded.save_ids(self.onnx.folder / names.TEXTS_FILE, Recording(texts, 0, ids))
+        arrays: published.Arrays = {}
+        for number, one in enumerate(self.one_row):
+            arrays |= {f"{number}/in/{name}": array for name, array in one.items()}
+            answers = published.answer(self.onnx.folder / names.ONNX_FILE, one)
+            arrays |= {f"{number}/out/{name}": array for name, array in answers.items()}
+        again = published.finish(self.onnx.folder, arrays, self.onnx.known.report)
+        self.source = self.source.model_copy(update={"manifest_sha256": again.known.report.manifest_sha256})
+
+    def spoil(self, weight: str, number: float) -> None:
+        """Put one number into a weight of the source."""
+        path = self.onnx.folder / names.ONNX_FILE
+        model = onnx.load(path)
+        tensor = next(one for one in model.graph.initializer if one.name == weight)
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        values.flat[0] = number
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, weight))
+        onnx.save(model, path)
+        self.finish()
+
+    def answer_wrongly(self, more: float) -> None:
+        """Add something to what the engine answered to the first request."""
+        first = json.loads((self.work / engine_plan.ANSWERS_FILE).read_text())[0]["logits"]
+        file = self.work / first["file"]
+        file.write_bytes((np.frombuffer(file.read_bytes(), "<f4") + np.float32(more)).tobytes())
 
     def tensorrt(self, module: Any) -> None:
         self.patch.setitem(sys.modules, "tensorrt", module)
@@ -64,7 +98,7 @@ class CompileJob:
 
     def step(self, name: str) -> int:
         """One container."""
-        if name in ("compile", "answer"):
+        if plain(name) in ("compile", "answer"):
             assert (self.work / names.COMPILE_SCRIPT).read_bytes() == Path(compile_engine.__file__).read_bytes()
             return compile_engine.main([name], self.work)
         return job.run(name, self.work, self.folder / "source", self.folder / "store", self.folder / "sealed")
@@ -83,6 +117,11 @@ class CompileJob:
 STEPS = ("stage", "compile", "answer", "compare", "publish")
 
 
+def steps(precision: str) -> tuple[str, ...]:
+    """All containers of a Job that may fall back."""
+    return job_steps(Build(task=Task.FEATURE_EXTRACTION, format=Format.TENSORRT, precision=Precision(precision)))
+
+
 @pytest.fixture
 def compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompileJob:
     return CompileJob(tmp_path, monkeypatch)
@@ -98,9 +137,11 @@ def change(path: Path, **values: Any) -> None:
 
 
 class TestTheWholeJob:
-    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
     def test_publishes_an_engine_that_answers_like_the_source(self, compiling: CompileJob, precision: str) -> None:
-        compiling.ask(precision=precision, sequenceBuckets=[8, 16], maxBatchSize=4)
+        compiling.finish()
+        fidelity = {"onFailure": "Fail"}
+        compiling.ask(precision=precision, sequenceBuckets=[8, 16], maxBatchSize=4, fidelity=fidelity)
         compiling.through(*STEPS)
         report = compiling.report()
         assert (report.format, report.precision, report.reused) == ("tensorrt", precision, False)
@@ -108,7 +149,7 @@ class TestTheWholeJob:
         assert [one.max for one in report.profiles] == [[4, 8], [4, 16], [4, 24]]
         assert [(one.name, one.dtype, one.dims) for one in report.outputs] == [("logits", "FP32", [2])]
         assert report.revision == "main"
-        assert report.fidelity.samples == 2 + 3
+        assert report.fidelity.samples == 2 + 2 + 3
         assert len(compiling.log.read_bytes()) <= 3500
         manifest = Store(compiling.folder / "store").sound("tensorrt", report.artifact_key)
         assert manifest is not None
@@ -133,6 +174,10 @@ class TestTheWholeJob:
         compiling.ask(read_only=True)
         compiling.through(*STEPS)
         assert compiling.report().reused
+        # An engine that is there, but another one.
+        compiling.ask(read_only=True, maxSequenceLength=16)
+        assert compiling.step("stage") == 73
+        assert compiling.failure().reason == "StoreReadOnly"
 
     def test_another_tensorrt_makes_another_engine(self, compiling: CompileJob) -> None:
         compiling.ask()
@@ -207,62 +252,107 @@ class TestStage:
         assert wish(compiling)["graph"] == engine_plan.GRAPH_FILE
 
 
-class TestHalfPrecision:
-    def test_weights_are_fp16_and_inputs_and_outputs_stay(self, compiling: CompileJob, tmp_path: Path) -> None:
-        half_precision.cast(compiling.onnx.folder / names.ONNX_FILE, tmp_path / "half.onnx")
-        model = onnx.load(tmp_path / "half.onnx")
-        assert {one.type.tensor_type.elem_type for one in model.graph.input} == {onnx.TensorProto.INT64}
-        assert {one.type.tensor_type.elem_type for one in model.graph.output} == {onnx.TensorProto.FLOAT}
-        users = {name: node.op_type for node in model.graph.node for name in node.input}
-        kept = {users[one.name] for one in model.graph.initializer if one.data_type == onnx.TensorProto.FLOAT}
-        assert kept <= {"LayerNormalization"}
-        assert half_precision.types(tmp_path / "half.onnx")["FLOAT16"] > 10
+class TestFallback:
+    """What isn't close enough, or what TensorRT can't compile, is tried in the next finer precision."""
 
-    @pytest.mark.parametrize("number", [float(np.finfo(np.float32).min), -1e9])
-    @pytest.mark.parametrize("among_weights", [False, True], ids=["Constant", "initializer"])
-    def test_a_mask_of_the_lowest_number_hides_and_makes_no_nan(
-        self, tmp_path: Path, number: float, *, among_weights: bool
-    ) -> None:
-        make = onnx.helper
-        lowest = make.make_tensor("low", onnx.TensorProto.FLOAT, [], [number])
-        nodes = [
-            *([] if among_weights else [make.make_node("Constant", [], ["low"], value=lowest)]),
-            make.make_node("Where", ["seen", "x", "low"], ["y"]),
-            make.make_node("Softmax", ["y"], ["z"], axis=-1),
-        ]
-        seen = make.make_tensor_value_info("seen", onnx.TensorProto.BOOL, [2, 3])
-        x, z = (make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 3]) for name in "xz")
-        model = make.make_model(
-            make.make_graph(nodes, "mask", [seen, x], [z], [lowest] * among_weights),
-            opset_imports=[make.make_opsetid("", 17)],
-            ir_version=8,
-        )
-        onnx.save(model, tmp_path / "plain.onnx")
-        half_precision.cast(tmp_path / "plain.onnx", tmp_path / "half.onnx")
-        mask = np.array([[True, True, False], [False, False, False]])
-        found = published.answer(tmp_path / "half.onnx", {"seen": mask, "x": np.zeros((2, 3), np.float32)})["z"]
-        assert found[0].tolist() == [0.5, 0.5, 0.0]
-        assert found[1] == pytest.approx([1 / 3] * 3, abs=1e-3)
-
-    def test_a_weight_beyond_its_range_is_refused_by_name(self, compiling: CompileJob) -> None:
-        path = compiling.onnx.folder / names.ONNX_FILE
-        model = onnx.load(path)
-        weight = model.graph.initializer[0]
-        values = onnx.numpy_helper.to_array(weight).copy()
-        values.flat[0] = 7e4
-        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-        onnx.save(model, path)
-        golden = [published.tokens(1, 8, SHAPE)]
-        arrays = {f"0/in/{name}": array for name, array in golden[0].items()}
-        arrays |= {f"0/out/{name}": array for name, array in published.answer(path, golden[0]).items()}
-        again = published.finish(compiling.onnx.folder, arrays, compiling.onnx.known.report)
-        digest = again.known.report.manifest_sha256
-        compiling.source = compiling.source.model_copy(update={"manifest_sha256": digest})
+    def test_its_containers_do_nothing_where_the_first_precision_is_close(self, compiling: CompileJob) -> None:
         compiling.ask(precision="fp16")
+        compiling.through(*steps("fp16"))
+        assert compiling.report().lowering is None
+        assert set(compiling.report().durations_seconds) == {"stage", "compile", "compare"}
+
+    def test_a_weight_beyond_fp16_makes_it_mixed_before_a_gpu_is_used(self, compiling: CompileJob) -> None:
+        compiling.spoil("layer0.query.weight", 7e4)
+        compiling.ask(precision="fp16")
+        compiling.through("stage")
+        assert wish(compiling)["precision"] == "mixed"
+        compiling.through(*steps("fp16")[1:])
+        report = compiling.report()
+        assert report.precision == "mixed"
+        assert report.lowering is not None
+        assert (report.lowering.asked, report.lowering.achieved) == ("fp16", "mixed")
+        assert report.lowering.why.startswith("fp16: weight layer0.query.weight holds 7e+04, FP16 ends at 65504")
+
+    def test_activations_beyond_fp16_are_caught_on_the_cpu_and_make_it_mixed(self, compiling: CompileJob) -> None:
+        """Weights that FP16 holds; what they make of activations it doesn't."""
+        compiling.spoil("layer0.wide.weight", 6e4)
+        compiling.ask(precision="fp16")
+        compiling.through(*steps("fp16"))
+        report = compiling.report()
+        assert report.precision == "mixed"
+        assert report.lowering is not None
+        assert report.lowering.why.startswith("fp16: output logits holds NaN or infinity")
+
+    def test_without_it_that_is_an_error_with_advice(self, compiling: CompileJob) -> None:
+        compiling.spoil("layer0.query.weight", 7e4)
+        compiling.ask(precision="fp16", fidelity={"onFailure": "Fail"})
         assert compiling.step("stage") == 65
         assert compiling.failure().reason == "PrecisionOverflow"
-        assert weight.name in compiling.failure().message
-        assert "precision: fp32" in compiling.failure().next_step
+        assert "layer0.query.weight" in compiling.failure().message
+        assert "onFailure: Fallback" in compiling.failure().next_step
+
+    def test_answers_that_only_a_gpu_gives_wrong_fall_back_too(self, compiling: CompileJob) -> None:
+        """E.g. numbers that leave FP16's range in a kernel."""
+        compiling.ask(precision="fp16")
+        compiling.through("stage", "compile", "answer")
+        compiling.answer_wrongly(float("nan"))
+        compiling.through("compare")
+        assert wish(compiling)["precision"] == "mixed"
+        compiling.through("compile-mixed", "compare-mixed", "compile-fp32", "compare-fp32", "publish")
+        report = compiling.report()
+        assert report.precision == "mixed"
+        assert report.lowering is not None
+        assert report.lowering.why.startswith("fp16: output logits holds NaN or infinity")
+        assert "compile-mixed" in report.durations_seconds
+        assert len(compiling.log.read_bytes()) <= 3500
+
+    def test_it_ends_in_fp32_and_each_refusal_is_told(self, compiling: CompileJob) -> None:
+        compiling.tensorrt(tensorrt_standin.module(fails="no kernel", fails_in=("Half", "BFloat16")))
+        compiling.ask(precision="bf16")
+        compiling.through(*steps("bf16"))
+        report = compiling.report()
+        assert report.precision == "fp32"
+        assert report.lowering is not None
+        assert [part.split(":")[0] for part in report.lowering.why.split("; ")] == ["bf16", "fp16", "mixed"]
+        assert "no kernel" in report.lowering.why
+        assert report.fidelity.limit_min_cosine == 0.99999
+
+    def test_a_fallback_is_judged_no_more_loosely_than_the_spec_says(self, compiling: CompileJob) -> None:
+        compiling.tensorrt(tensorrt_standin.module(fails="no kernel", fails_in=("BFloat16",)))
+        compiling.ask(precision="bf16", fidelity={"minCosine": "0.9995", "maxAbsDifference": "0.5"})
+        compiling.through(*steps("bf16"))
+        report = compiling.report()
+        assert report.precision == "fp16"
+        assert report.fidelity.limit_min_cosine == 0.9995
+        assert report.fidelity.limit_max_abs_difference < 0.5
+
+    def test_where_nothing_is_left_all_is_told(self, compiling: CompileJob) -> None:
+        compiling.tensorrt(tensorrt_standin.module(fails="no kernel", fails_in=("Half",)))
+        compiling.ask(precision="fp16")
+        compiling.through(*steps("fp16")[:-3])
+        assert wish(compiling)["precision"] == "fp32"
+        compiling.through("compile-fp32")
+        change(compiling.work / engine_plan.FOUND_FILE, matmul_types={"FP16": 1})
+        assert compiling.step("compare-fp32") == 65
+        message = compiling.failure().message
+        assert "fp16: " in message
+        assert "mixed: " in message
+        assert "fp32: The network's matrix products are {'FP16': 1}, fp32 was asked for" in message
+
+    def test_a_gpu_without_bf16_is_given_fp16(self, compiling: CompileJob, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorrt_standin.FakeCuda, "compute_capability", "7.5")
+        compiling.ask(precision="bf16")
+        compiling.through(*steps("bf16"))
+        assert compiling.report().precision == "fp16"
+        assert compiling.report().lowering is not None
+        assert "doesn't compute in bf16" in compiling.report().lowering.why
+
+    def test_int8_of_an_artifact_without_token_ids_says_what_to_do(self, compiling: CompileJob) -> None:
+        compiling.finish(without_texts=True)
+        compiling.ask(precision="int8")
+        assert compiling.step("stage") == 65
+        assert compiling.failure().reason == "NothingToCalibrate"
+        assert "bertops.dev/refresh" in compiling.failure().next_step
 
 
 class Driver:
@@ -418,9 +508,7 @@ class TestJudgement:
     def test_an_engine_that_answers_otherwise_is_refused(self, compiling: CompileJob) -> None:
         compiling.ask()
         compiling.through("stage", "compile", "answer")
-        first = json.loads((compiling.work / engine_plan.ANSWERS_FILE).read_text())[0]["logits"]
-        file = compiling.work / first["file"]
-        file.write_bytes((np.frombuffer(file.read_bytes(), "<f4") + np.float32(0.5)).tobytes())
+        compiling.answer_wrongly(0.5)
         assert compiling.step("compare") == 65
         assert compiling.failure().reason == "FidelityExceeded"
 
@@ -432,15 +520,27 @@ class TestJudgement:
         assert compiling.step("compare") == 65
         assert "isn't there" in compiling.failure().message
 
-    def test_fp16_that_became_fp32_is_refused_although_it_answers_well(self, compiling: CompileJob) -> None:
-        compiling.ask(precision="fp16")
+    @pytest.mark.parametrize(("precision", "found"), [("fp16", "fp16"), ("int8", "int8")])
+    def test_what_became_fp32_is_refused_although_it_answers_well(
+        self, compiling: CompileJob, precision: str, found: str
+    ) -> None:
+        compiling.finish()
+        compiling.ask(precision=precision, fidelity={"onFailure": "Fail"})
         compiling.through("stage")
         plain = (compiling.onnx.folder / names.ONNX_FILE).read_bytes()
         (compiling.work / engine_plan.GRAPH_FILE).write_bytes(plain)
         compiling.through("compile", "answer")
         assert compiling.step("compare") == 65
         assert compiling.failure().reason == "EngineNotAsAsked"
-        assert "fp16 was asked for" in compiling.failure().message
+        assert f"{found} was asked for" in compiling.failure().message
+
+    def test_a_tensor_of_another_type_than_the_graphs_is_refused(self, compiling: CompileJob) -> None:
+        compiling.ask()
+        compiling.through("stage", "compile", "answer")
+        outputs = [{"name": "logits", "dtype": "FP16", "dims": [2]}]
+        change(compiling.work / engine_plan.FOUND_FILE, outputs=outputs)
+        assert compiling.step("compare") == 65
+        assert "Tensor logits of the engine is FP16, the graph's is FP32" in compiling.failure().message
 
     def test_other_profiles_than_asked_for_are_refused(self, compiling: CompileJob) -> None:
         compiling.ask()
@@ -456,25 +556,33 @@ class TestJudgement:
         assert compiling.step("compare") == 70
 
     @pytest.mark.parametrize(
-        ("layers", "plan_bytes", "fault"),
+        ("rung", "says", "fault"),
         [
-            ({"FP16": 30, "FP32": 9}, 440_000_000, ""),
-            ({"FP32": 9}, 440_000_000, "holds fp32"),
-            ({}, 440_000_000, "holds fp32"),
-            ({}, 220_000_000, ""),
+            ("fp16", {"layer_types": {"FP16": 30, "FP32": 9}, "plan_bytes": 440}, ""),
+            ("fp16", {"layer_types": {"FP32": 9}, "plan_bytes": 440}, "isn't fp16: no layer of it is FP16"),
+            ("fp16", {"plan_bytes": 440}, "isn't fp16"),
+            ("fp16", {"plan_bytes": 230}, ""),
+            ("bf16", {"layer_types": {"BF16": 3}, "matmul_types": {"BF16": 12}}, ""),
+            ("bf16", {"layer_types": {"BF16": 3}, "matmul_types": {"FP16": 12}}, "matrix products are {'FP16': 12}"),
+            ("mixed", {"layer_types": {"FP16": 3}, "matmul_types": {"FP16": 2, "FP32": 9}}, ""),
+            ("mixed", {"layer_types": {"FP32": 3}, "matmul_types": {"FP16": 2, "FP32": 9}}, "No layer of the engine"),
+            ("mixed", {"matmul_types": {"FP32": 9}}, "mixed was asked for"),
+            ("int8", {"layer_types": {"INT8": 3, "FP16": 9}, "quantize_layers": 3, "gemm_types": {"INT8": 3}}, ""),
+            ("int8", {"layer_types": {"INT8": 3}, "quantize_layers": 3, "gemm_types": {"FP32": 9}}, "products take"),
+            ("int8", {"layer_types": {"FP16": 9}, "quantize_layers": 3, "plan_bytes": 300}, "no layer of it is INT8"),
+            ("int8", {"plan_bytes": 220, "quantize_layers": 3}, ""),
+            ("int8", {"layer_types": {"INT8": 3}}, "holds no quantised value"),
+            ("fp32", {"matmul_types": {"FP32": 12}, "layer_types": {"FP32": 1}}, ""),
+            ("fp32", {"matmul_types": {"FP16": 12}}, "fp32 was asked for"),
         ],
     )
-    def test_layers_and_size_tell_a_quiet_fp32(self, layers: dict[str, int], plan_bytes: int, fault: str) -> None:
-        found = engine.Found(
-            artifact_key="5",
-            compute_capability="8.6",
-            tensorrt_version="11",
-            gpu="",
-            reused=False,
-            matmul_types={"FP16": 12},
-            layer_types=layers,
-            plan_bytes=plan_bytes,
-        )
-        said = engine.precision_fault(Precision.FP16, found, 440_000_000)
+    def test_layers_and_size_tell_what_quietly_became_another_precision(
+        self, rung: str, says: dict[str, Any], fault: str
+    ) -> None:
+        """Sizes in millions of bytes, of a graph of 220."""
+        told = {"matmul_types": {"FP16": 12}, "graph_bytes": 220, **says}
+        sizes = {name: told.pop(name, 0) * 10**6 for name in ("graph_bytes", "plan_bytes")}
+        place = {"artifact_key": "5", "compute_capability": "8.6", "tensorrt_version": "11", "gpu": ""}
+        said = engine.precision_fault(rung, engine.Found(reused=False, **place, **told, **sizes))
         assert fault in said
         assert bool(said) == bool(fault)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_build import fetch, formats, pvc
+from bert_build import fetch, files, formats, pvc
 from bert_build.failures import BuildError
 from bert_build.state import State
 from bert_build.store import Store
@@ -182,3 +182,37 @@ def test_weights_changed_during_the_build_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"model\.safetensors on the source claim was changed") as caught:
         pvc.unchanged(state)
     assert caught.value.code is ExitCode.PASSING
+
+
+def test_weights_that_lay_there_long_are_read_once_more_only_if_they_were_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing takes longer than converting; a file's times tell, unless two writes may share them."""
+    weights = building.model_folder(tmp_path / "source") / "model.safetensors"
+    assert run(tmp_path, building.request()).files[weights.name].stamp == ""
+    monkeypatch.setattr(pvc, "_SETTLED_SECONDS", -1.0)
+    state = run(tmp_path, building.request())
+    asked: list[Path] = []
+    whole = files.sha256_of
+    monkeypatch.setattr(files, "sha256_of", lambda path: asked.append(path) or whole(path))
+    pvc.unchanged(state)
+    assert asked == []
+    weights.touch()
+    pvc.unchanged(state)
+    assert asked == [weights]
+    content = weights.read_bytes()
+    before = weights.stat()
+    weights.write_bytes(content[:-1] + b"\1")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # as tar and rsync do
+    with pytest.raises(BuildError, match="was changed"):
+        pvc.unchanged(state)
+
+
+def test_what_fails_because_weights_were_changed_says_so(tmp_path: Path) -> None:
+    weights = building.model_folder(tmp_path / "source") / "model.safetensors"
+    state = run(tmp_path, building.request())
+    with pytest.raises(ValueError, match="unreadable"), pvc.watched(state):
+        raise ValueError("unreadable")
+    weights.write_bytes(b"half")
+    with pytest.raises(BuildError, match="was changed"), pvc.watched(state):
+        raise ValueError("unreadable")

@@ -126,6 +126,19 @@ def test_each_text_is_asked_alone_in_a_batch_and_padded_to_each_bucket() -> None
             assert one.sample.real[row].sum() == own.size
 
 
+@pytest.mark.parametrize("own", [None, [140], [7, 512], [512, 512]])
+def test_a_short_text_is_padded_to_every_bucket_alone_or_in_company(own: list[int] | None) -> None:
+    """Long requests cost time: what a mixed batch shows isn't asked once more, whatever texts the user gives."""
+    build, made = building.build(maxSequenceLength=512), supply(max_position_embeddings=512)
+    asked = probes.texts(Path(), made, build) if own is None else [probes._of_length(made, length) for length in own]
+    found = list(arrangements.arrange(asked, build, pad=3))
+    used = [(int(count), one.real.shape[1]) for one in (one.sample for one in found) for count in one.real.sum(axis=1)]
+    shortest = min(text.real.size for text in asked if text.real.size > 1)
+    padded = [length for count, length in used if 1 < count < length]
+    assert {bucket for bucket in samples.compared(build) if bucket > shortest} <= set(padded)
+    assert padded.count(512) <= 1
+
+
 def test_an_engine_is_never_asked_for_a_larger_batch_than_it_takes() -> None:
     build = building.build(maxSequenceLength=32, format="tensorrt", maxBatchSize=1)
     assert {one.sample.real.shape[0] for one in arrangements.arrange(texts(), build, pad=0)} == {1}

@@ -78,10 +78,10 @@ def test_what_answers_like_its_source_passes_and_company_changes_nothing(judged:
     ],
     ids=["wrong mask", "dropped token_type_ids", "wrong order"],
 )
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_a_broken_conversion_is_caught(judged: Judged, spoil: Ask, where: str, precision: str) -> None:
     recording, ask, _ = judged
-    extra = {"precision": precision, "format": "tensorrt"} if precision == "fp16" else {}
+    extra = {"precision": precision, "format": "tensorrt"} if precision != "fp32" else {}
     assert where in refused(recording, lambda inputs: ask(spoil(inputs)), **extra)
 
 

@@ -1,11 +1,13 @@
 """What the Jobs of `bertctl artifacts` do to a store: they read every byte, and never remove what somebody wants."""
 
+import errno
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
@@ -13,7 +15,8 @@ from bert_build import lock, maintain
 from bert_build.failures import BuildError
 from bert_build.store import Store
 from bert_operator.api import names
-from bert_operator.api.maintenance import StoredArtifact, StoreTask
+from bert_operator.api.maintenance import MAX_COLLECTED, StoredArtifact, StoreReport, StoreTask
+from bert_operator.api.report import MAX_REPORT_BYTES
 from unit.bert_build import building
 
 KEY, OTHER = "ab" * 16, "cd" * 16
@@ -46,6 +49,17 @@ class Claim:
         )
         self.patch.setenv(names.STORE_TASK_ENV, task.model_dump_json(by_alias=True))
         return maintain.main([], self.store.mount)
+
+    def collect(self, *recorded: StoredArtifact, during: Callable[[], None] = lambda: None, **task: Any) -> int:
+        """Run a Job of the operator's; `during` happens in its grace, instead of the wait."""
+        wish = {"claim": "store", "artifacts": list(recorded), "listedAt": time.time(), "graceSeconds": 120} | task
+        asked = StoreTask.model_validate({"action": "collect"} | wish)
+        self.patch.setenv(names.STORE_TASK_ENV, asked.model_dump_json(by_alias=True))
+        self.patch.setattr(maintain.time, "sleep", lambda _: during())
+        return maintain.main([], self.store.mount)
+
+    def report(self) -> StoreReport:
+        return StoreReport.model_validate_json(self.termination.read_text())
 
     def there(self) -> list[str]:
         return sorted(entry.name for entry in self.store.folder.iterdir())
@@ -242,6 +256,120 @@ def test_whoever_was_told_that_it_is_there_still_finds_it_after_every_race(claim
             assert claim.store.sound("onnx", KEY) is not None, f"round {number}"
         outcomes.add((removed, found[0]))
     assert len(outcomes) > 1, "one of both always won: the test raced nobody"
+
+
+def test_what_the_operator_collects_is_put_aside_and_then_deleted(claim: Claim) -> None:
+    def look() -> None:
+        (aside,) = [name for name in claim.there() if name.startswith(f".trash-{NAME}.")]
+        assert claim.there() == [aside, f"onnx-{OTHER}"]
+
+    assert claim.collect(claim.recorded[0], during=look) == 0
+    assert claim.there() == [f"onnx-{OTHER}"]
+    report = claim.report()
+    assert (report.removed, report.kept, report.freed_bytes) == (1, [], 20006)
+
+
+def test_a_build_brings_back_what_was_put_aside(claim: Claim) -> None:
+    target = claim.store.path("onnx", KEY)
+    inode = target.stat().st_ino
+    assert claim.collect(claim.recorded[0], during=lambda: bool(claim.store.found("onnx", KEY)) and None) == 0
+    assert target.stat().st_ino == inode
+    assert claim.report().kept == [NAME]
+    # And it counts as wanted: the next Job, with a list from before, leaves it.
+    assert claim.collect(claim.recorded[0]) == 0
+    assert claim.report().kept == [NAME]
+
+
+def test_a_build_that_publishes_brings_back_instead_of_writing(claim: Claim) -> None:
+    inode = claim.store.path("onnx", KEY).stat().st_ino
+    scratch = claim.store.mount.parent / KEY
+
+    def publish() -> None:
+        # The kubelet makes a folder where a pod mounts what isn't there any more.
+        claim.store.path("onnx", KEY).mkdir()
+        assert not claim.store.publish(scratch, building.staged(scratch), "me")
+
+    assert claim.collect(claim.recorded[0], during=publish) == 0
+    assert claim.store.path("onnx", KEY).stat().st_ino == inode
+    assert claim.there() == [NAME, f"onnx-{OTHER}"]
+
+
+def test_a_job_killed_in_its_grace_leaves_it_to_be_brought_back_for_a_day(claim: Claim) -> None:
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        claim.collect(*claim.recorded, during=die)
+    assert claim.store.found("onnx", KEY) is not None
+    (aside,) = claim.store.put_aside(f"onnx-{OTHER}")
+    long_ago(aside, 90_000)
+    # Whoever works on the store next deletes what nobody wanted.
+    scratch = claim.store.mount.parent / "new"
+    assert claim.store.publish(scratch, building.staged(scratch, key="12" * 16), "me")
+    assert claim.there() == ["onnx-" + "12" * 16, NAME]
+
+
+def test_two_jobs_that_collect_the_same_delete_it_once(claim: Claim) -> None:
+    def second() -> None:
+        assert claim.collect(claim.recorded[0]) == 0
+        assert claim.report() == StoreReport()
+
+    assert claim.collect(claim.recorded[0], during=second) == 0
+    assert claim.there() == [f"onnx-{OTHER}"]
+
+
+def test_what_no_record_names_goes_when_it_was_idle_for_long(claim: Claim) -> None:
+    long_ago(claim.store.path("onnx", KEY), 5000)
+    long_ago(claim.store.path("onnx", OTHER), 3000)
+    assert claim.collect() == 0
+    assert claim.there() == [NAME, f"onnx-{OTHER}"], "whoever isn't told what lives removes nothing by himself"
+    assert claim.collect(recorded=[NAME], idleSeconds=0) == 0
+    assert claim.there() == [NAME]
+    assert claim.collect(recorded=[], idleSeconds=6000) == 0
+    assert claim.there() == [NAME]
+    assert claim.collect(recorded=[], idleSeconds=4000) == 0
+    assert claim.there() == []
+    assert claim.report().removed == 1
+
+
+def test_an_old_list_collects_nothing(claim: Claim) -> None:
+    assert claim.collect(*claim.recorded, listedAt=time.time() - 700) == 65
+    assert claim.there() == [NAME, f"onnx-{OTHER}"]
+    assert '"reason":"ListTooOld"' in claim.termination.read_text()
+
+
+def test_the_longest_report_still_fits_into_a_termination_message() -> None:
+    report = StoreReport(removed=9999, kept=["t" * 32 + "-" + "f" * 32] * MAX_COLLECTED, freed_bytes=1 << 60)
+    assert len(report.model_dump_json(by_alias=True)) <= MAX_REPORT_BYTES
+
+
+def test_on_a_full_claim_what_nothing_uses_can_still_go(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a full claim could never be emptied: a name still finds its place, but not one byte."""
+    real = Path.open
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, _: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def fileno(self) -> int:
+            return int(self.file.fileno())
+
+    def full(path: Path, mode: str = "r", **more: Any) -> Any:
+        found = real(path, mode, **more)
+        return Full(found) if "x" in mode and path.is_relative_to(claim.store.mount) else found
+
+    monkeypatch.setattr(Path, "open", full)
+    assert claim.collect(claim.recorded[0]) == 0
+    assert claim.there() == [f"onnx-{OTHER}"]
 
 
 def test_a_read_only_claim_is_named_with_what_still_works(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:

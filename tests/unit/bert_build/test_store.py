@@ -2,12 +2,9 @@
 
 import errno
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,6 @@ from bert_operator.api.report import ExitCode
 from unit.bert_build import building
 
 KEY = "ab" * 16
-ROUNDS = int(os.environ.get("BERT_STRESS_ROUNDS") or 40)
 
 
 @pytest.fixture
@@ -258,83 +254,6 @@ def large(scratch: Path) -> Path:
     return scratch
 
 
-PUBLISHERS = """
-import os, sys
-from pathlib import Path
-from bert_build.store import Store
-from bert_operator.api.report import Manifest
-scratch, claim = map(Path, sys.argv[1:3])
-manifest = Manifest.model_validate_json((scratch.parent / "manifest").read_bytes())
-while sys.stdin.readline():
-    child = os.fork()
-    if not child:
-        print(os.getpid(), flush=True)
-        print(Store(claim).publish(scratch, manifest, "test"), flush=True)
-        os._exit(0)
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    print("ended", flush=True)
-    sys.stdin.readline()  # until then its number is no other process's
-    os.waitpid(child, 0)
-"""
-"""A process a publication, but one start of Python for all of them."""
-
-
-class Publishers:
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.process = process
-
-    def publish(self, patience: float | None = None) -> list[str]:
-        """What a publisher said; after `patience` seconds it is killed."""
-        go(self.process)
-        assert self.process.stdout is not None
-        pid = int(self.process.stdout.readline())
-        if patience is not None:
-            time.sleep(patience)
-            os.kill(pid, signal.SIGKILL)
-        said = list(iter(self.process.stdout.readline, "ended\n"))
-        go(self.process)
-        return said
-
-
-@pytest.fixture
-def publishers(large: Path, store: Store) -> Iterator[Publishers]:
-    with started(PUBLISHERS, large, store) as process:
-        yield Publishers(process)
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-def test_publisher_killed_at_any_moment_leaves_the_artifact_absent_or_whole(
-    publishers: Publishers, store: Store
-) -> None:
-    seed = int(os.environ.get("BERT_STRESS_SEED") or random.randrange(1 << 30))  # noqa: S311 - where to kill is no secret
-    chance = random.Random(seed)  # noqa: S311 - the same
-    torn, absent, whole = 0, 0, 0
-    longest = 0.0
-    for number in range(ROUNDS):
-        began = time.monotonic()
-        # The first round shows how long a whole publication takes; the others die somewhere within.
-        publishers.publish(chance.uniform(0, longest) if number else None)
-        longest = longest or time.monotonic() - began
-        target = store.path("onnx", KEY)
-        if not target.exists():
-            absent += 1
-        elif store.sound("onnx", KEY):
-            whole += 1
-            target.rename(target.with_name("done"))
-            _remove(store.folder / "done")
-        else:
-            torn += 1
-        for entry in store.folder.glob(".*"):
-            long_ago(entry, 200)
-    assert torn == 0, f"seed {seed}"
-    assert absent, f"every publication got through: the test killed nobody; seed {seed}"
-    # And the next one cleans up after all of them.
-    assert publishers.publish()[-1] == "True\n"
-    assert store.sound("onnx", KEY)
-    assert leftovers(store) == []
-
-
 def test_many_publishers_at_once_publish_once(large: Path, store: Store) -> None:
     processes = [publisher(large, store) for _ in range(4)]
     for process in processes:
@@ -343,9 +262,3 @@ def test_many_publishers_at_once_publish_once(large: Path, store: Store) -> None
     assert answers == ["False", "False", "False", "True"]
     assert store.sound("onnx", KEY)
     assert leftovers(store) == []
-
-
-def _remove(folder: Path) -> None:
-    for entry in folder.iterdir():
-        entry.unlink()
-    folder.rmdir()

@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from bert_operator import usage
 from bert_operator.api import names
 from bert_operator.api.maintenance import StoreTask
-from bert_operator.cli import artifacts, store_jobs, usage
+from bert_operator.cli import artifacts, store_jobs
 from bert_operator.cli.cluster import Editor
 from bert_operator.cli.terminal import FailureError
 from bert_operator.objects import artifact, store_job

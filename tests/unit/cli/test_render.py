@@ -55,7 +55,10 @@ def test_it_prints_what_the_reconcile_loop_would_ask_for(tmp_path: Path) -> None
 
 def test_a_sample_needs_nothing_but_its_file() -> None:
     made = rendered(MINILM)
-    assert list(made) == ["PersistentVolumeClaim", "Job", names.ARTIFACT_KIND, "ConfigMap", "Deployment", "Service"]
+    assert list(made) == [
+        *("PersistentVolumeClaim", "Job", names.ARTIFACT_KIND, "ConfigMap", "Deployment", "Service"),
+        "PodDisruptionBudget",
+    ]
     assert {manifest["metadata"]["namespace"] for manifest in made.values()} == {"default"}
     mounts = made["Deployment"]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
     assert any(mount.get("subPath") == "artifacts/onnx-placeholder-minilm-1" for mount in mounts)
@@ -178,7 +181,7 @@ def test_a_published_artifact_as_the_source_is_taken_from_its_record(tmp_path: P
     bert.write_text(yaml.safe_dump(builders.bert(spec={"models": [model], "storage": {"claimName": "minilm-store"}})))
     known.write_text(yaml.safe_dump(record))
     made = rendered(bert, "--settings", settings_file(tmp_path), "--artifact", known)
-    assert list(made) == ["ConfigMap", "Deployment", "Service"]
+    assert list(made) == ["ConfigMap", "Deployment", "Service", "PodDisruptionBudget"]
     ran = bertctl("render", bert, "--settings", settings_file(tmp_path))
     assert "# INCOMPLETE: minilm/1: source.artifact names" in ran.out
     assert "--artifact FILE takes a record" in ran.out

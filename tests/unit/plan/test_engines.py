@@ -143,6 +143,38 @@ class TestTheChain:
         store = {name: found["store"] for name, found in mounts.items() if "store" in found}
         assert store == {"stage": True, "compare": False, "publish": False}
 
+    def test_the_job_has_containers_for_each_precision_that_it_may_fall_back_to(self) -> None:
+        pod = exported(a_world(a_spec(precision="fp16")))["spec"]["template"]["spec"]
+        further = [one for one in pod["initContainers"] if "-" in one["name"]]
+        names_of = ["compile-mixed", "compare-mixed", "compile-fp32", "compare-fp32"]
+        assert [one["name"] for one in further] == names_of
+        assert further[0]["command"] == ["python3", "/work/compile_engine.py", "compile-mixed"]
+        assert further[1]["command"] == ["python", "-m", "bert_build", "compare-mixed"]
+        limits = [one["resources"].get("limits", {}).get("nvidia.com/gpu") for one in further]
+        assert limits == ["1", None, "1", None]
+        only = exported(a_world(a_spec(precision="fp16", fidelity={"onFailure": "Fail"})))["spec"]["template"]["spec"]
+        assert [one["name"] for one in only["initContainers"]] == ["stage", "compile", "answer", "compare"]
+
+    def test_calibration_and_samples_go_with_the_export_and_limits_dont(self) -> None:
+        build = {
+            "precision": "int8",
+            "calibration": {"texts": {"configMapName": "mine"}},
+            "fidelity": {"samplesFrom": {"configMapName": "other"}, "minCosine": "0.9"},
+        }
+        world = a_world(a_spec(**build))
+        step(world)
+        (export,) = world.all("Job")
+        asked = request(export).build
+        assert (asked.precision, asked.format) == (api.Precision.FP32, api.Format.ONNX)
+        assert set(asked.texts) == {"samples", "calibration"}
+        assert asked.fidelity.min_cosine is None
+        world.finish_job(export)
+        step(world)
+        step(world)
+        (job,) = world.all("Job")
+        volumes = {one["name"] for one in job["spec"]["template"]["spec"]["volumes"]}
+        assert not volumes & {"samples", "calibration"}
+
     def test_in_the_end_the_engine_is_served(self) -> None:
         world = a_world()
         list(world.settle(SETTINGS))
@@ -256,15 +288,20 @@ class TestWhatIsRefused:
         message = unsupported(a_spec(format="auto", **build) | {"hardware": {"profile": "cpu"}})
         assert says in message
 
-    def test_int8_is_for_onnx_on_cpus(self) -> None:
+    def test_int8_is_an_engine_on_gpus_and_onnx_on_cpus(self) -> None:
         spec = a_spec(format="auto", precision="int8")
-        message = unsupported(spec)
-        assert "build.precision is 'int8', and format auto is 'tensorrt' on hardware profile 'gpu'" in message
-        assert "name a profile without GPUs and write format: onnx, served by triton" in message
-        world = a_world(spec | {"hardware": {"profile": "cpu"}})
-        step(world)
-        (job,) = world.all("Job")
-        assert (request(job).build.format, request(job).build.precision) == (api.Format.ONNX, api.Precision.INT8)
+        for profile, made in (("gpu", api.Format.TENSORRT), ("cpu", api.Format.ONNX)):
+            world = a_world(spec | {"hardware": {"profile": profile}})
+            job = exported(world) if profile == "gpu" else step(world).create[-1]
+            assert (request(job).build.format, request(job).build.precision) == (made, api.Precision.INT8)
+        message = unsupported(a_spec(format="onnx", precision="int8"))
+        assert "build.precision is 'int8', and format is 'onnx' on hardware profile 'gpu'" in message
+        assert "write fp32, or write format: tensorrt" in message
+
+    def test_bf16_on_a_gpu_that_doesnt_know_it(self) -> None:
+        profiles = {"gpu": {"resourceName": "nvidia.com/gpu", "computeCapability": "7.5"}, "cpu": {}}
+        message = unsupported(a_spec(precision="bf16"), builders.settings(hardwareProfiles=profiles))
+        assert "have compute capability 7.5: they know BF16 from 8.0 on; write precision: fp16" in message
 
     def test_auto_is_an_engine_on_a_profile_with_gpus(self) -> None:
         job = exported(a_world(a_spec(format="auto", precision="fp16")))

@@ -80,7 +80,7 @@ class TestTheGoodWay:
         world = a_world()
         plan = step(world)
         assert [job["kind"] for job in plan.create] == ["Job"]
-        assert kinds(plan) == ["Service"]
+        assert kinds(plan) == ["Service", "PodDisruptionBudget"]
         assert conditions(plan)["Built"]["status"] == "Unknown"
 
     def test_containers_that_run_a_source_have_nothing_of_the_store(self) -> None:
@@ -216,6 +216,17 @@ class TestTheGoodWay:
         assert conditions(world)["Ready"]["status"] == "True"
         record["spec"]["report"]["wordOfALaterRelease"] = 1
         assert step(world).create, "the next build finds the artifact and writes the record anew"
+
+    def test_a_new_deployment_is_no_previous_revision_before_its_controller_has_met_it(self) -> None:
+        world = a_world(settled=True)
+        (live,) = world.all("Deployment")
+        live["status"] = {}
+        world.bert()["status"] = {}
+        first = step(world)
+        assert conditions(first)["UpToDate"]["status"] == "True"
+        assert conditions(first)["Ready"]["status"] == "False"
+        live["status"] = {"observedGeneration": live["metadata"]["generation"], "unavailableReplicas": 1}
+        assert world.plan(SETTINGS).status is None, "nothing new to say, so no write"
 
     def test_every_turn_is_told_once(self) -> None:
         world = a_world()
@@ -422,6 +433,11 @@ class TestFailures:
             plan = step(world)
             waits.append(plan.recheck_after_seconds)
             assert "it is tried again by itself" in conditions(plan)["Built"]["message"]
+            # Somebody must make it: no retry ever will.
+            assert (conditions(plan)["Degraded"]["status"], conditions(plan)["Degraded"]["reason"]) == (
+                *("True", "SecretNotFound"),
+            )
+            assert conditions(plan)["Progressing"]["status"] == "False"
             step(world, now=NOW + timedelta(minutes=31))
             step(world, now=NOW + timedelta(minutes=31))
         assert waits == [60.0, 300.0, 1800.0, 1800.0, 1800.0]
@@ -453,6 +469,19 @@ class TestFailures:
                 world._job_condition(job, "Complete", "")
         assert created == [1, 1, 1, 0, 0]
         assert conditions(world)["Built"]["reason"] == "NoReport"
+
+    def test_a_finished_job_whose_pod_still_seems_to_run_is_not_asked_again(self) -> None:
+        """Kinds are watched apart: the end of a Job may be seen before the end of its pod, which brings the report."""
+        world = a_world()
+        step(world)
+        job = the_job(world)
+        world._build_pod(job, [builders.running("fetch")], [builders.waiting("publish")], "Running")
+        world._job_condition(job, "Complete", "")
+        assert step(world).create == ()
+        world.finish_job(job)
+        plan = step(world)
+        assert plan.create == ()
+        assert [made["kind"] for made in plan.apply if made["kind"] == names.ARTIFACT_KIND] == [names.ARTIFACT_KIND]
 
     def test_a_missing_claim_is_named_with_its_field(self) -> None:
         world = FakeCluster(builders.bert(), builders.claim())

@@ -6,7 +6,7 @@ import pytest
 
 from bert_operator.api import names
 from bert_operator.api.actions import Plan
-from bert_operator.api.report import BuildRequest
+from bert_operator.api.report import BuildRequest, Lowering
 from bert_operator.plan import make_plan
 from bert_operator.settings import Settings
 from support import builders
@@ -29,14 +29,21 @@ def models() -> dict[str, Any]:
 
 
 def second(
-    world: FakeCluster, artifact: str, *, on_gpus: bool = False, settings: Settings = SETTINGS, **build: Any
+    world: FakeCluster,
+    artifact: str,
+    *,
+    on_gpus: bool = False,
+    settings: Settings = SETTINGS,
+    serving: dict[str, Any] | None = None,
+    **build: Any,
 ) -> dict[str, Any]:
     """Another BertDeployment that names the artifact; its settled state, by condition."""
     source = {"artifact": {"name": artifact}}
     wish = {"task": "feature-extraction", **build}
     other = builders.bert("other", uid="22222222-7d9e-4c55-9a1b-3f2e1d0c9b8a")
     other["spec"]["storage"] = {"claimName": "minilm-store"}
-    other["spec"]["models"] = [builders.model(build=wish, versions=[{"version": 1, "source": source}])]
+    served = {"serving": serving} if serving else {}
+    other["spec"]["models"] = [builders.model(build=wish, versions=[{"version": 1, "source": source}], **served)]
     if on_gpus:
         other["spec"] |= {"server": {"type": "triton", "release": "26.08"}, "hardware": {"profile": "gpu"}}
     world.put(other)
@@ -70,9 +77,35 @@ def test_what_it_is_not_is_named_with_the_field(build: dict[str, Any], found: st
     assert advice in resolved["message"]
 
 
+def test_where_nothing_was_built_no_build_has_failed() -> None:
+    world, _ = world_with(builders.report())
+    plan = second(world, "nothing-of-that-name")["plan"]
+    assert plan.status["summary"]["stage"] == "SourceRefused"
+
+
 def test_another_format_is_named() -> None:
     world, name = world_with(builders.report(format="savedmodel"))
     assert "has format savedmodel, but the spec asks for onnx" in second(world, name)["SourceResolved"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("device", "on_gpus", "says"),
+    [
+        ({}, True, "was traced on CPUs, and runs on no other kind of device, but hardware profile 'gpu' has GPUs"),
+        ({"device": "cuda"}, False, "was traced on GPUs, and runs on no other kind of device"),
+    ],
+)
+def test_a_trace_of_another_device_is_not_served(device: dict[str, str], *, on_gpus: bool, says: str) -> None:
+    release = {"image": "registry.example/torch", "onnxBackend": "", "torchBackend": "pytorch_python"}
+    releases = SETTINGS.triton.model_dump(by_alias=True)["releases"] | {"24.10-torch": release}
+    settings = builders.settings(
+        images={"operator": "o", "build": "b", "buildGpu": "g"},
+        triton={"defaultRelease": "24.10-torch", "releases": releases},
+    )
+    world, name = world_with(builders.report(format="torchscript", toolchain=device))
+    told = second(world, name, on_gpus=on_gpus, settings=settings, format="torchscript")["SourceResolved"]
+    assert told["reason"] == "SourceMismatch"
+    assert says in told["message"]
 
 
 def with_tensorrt(version: str) -> Settings:
@@ -120,6 +153,29 @@ def test_an_engine_isnt_compiled_from_a_quantised_model() -> None:
     assert f"BertArtifact {name!r} has precision int8, and an engine is compiled from an fp32 ONNX artifact" in message
     assert "next: name another one" in message
     assert "write build.precision" not in message
+
+
+def test_an_engine_for_smaller_batches_than_are_served_is_refused_by_name() -> None:
+    """Its profiles end there, whatever the spec says of build.maxBatchSize."""
+    world, name = world_with(builders.engine_report())
+    wish = {"format": "tensorrt", "on_gpus": True, "maxBatchSize": 64}
+    resolved = second(world, name, **wish, serving={"maxBatchSize": 64})["SourceResolved"]
+    assert (resolved["status"], resolved["reason"]) == ("False", "SourceMismatch")
+    assert f"{name!r} is an engine for batches of up to 32, but serving.maxBatchSize is 64" in resolved["message"]
+    assert "write serving.maxBatchSize: 32 or less" in resolved["message"]
+    found = second(world, name, format="tensorrt", on_gpus=True, serving={"maxBatchSize": 32})
+    assert found["SourceResolved"]["status"] == "True"
+
+
+def test_an_engine_that_fell_back_is_what_its_wish_makes() -> None:
+    lowering = Lowering(asked="fp16", achieved="mixed", why="fp16: too far")
+    world, name = world_with(builders.engine_report(precision="mixed", lowering=lowering))
+    found = second(world, name, format="tensorrt", precision="fp16", on_gpus=True)
+    assert found["SourceResolved"]["status"] == "True"
+    (version,) = found["plan"].status["models"][0]["versions"]
+    assert (version["precision"], version["precisionReason"]) == ("mixed", "fp16 was asked for: fp16: too far")
+    resolved = second(world, name, format="tensorrt", precision="fp32", on_gpus=True)["SourceResolved"]
+    assert "write build.precision: fp16, or name another artifact" in resolved["message"]
 
 
 def test_a_name_that_isnt_there_comes_with_those_that_are() -> None:

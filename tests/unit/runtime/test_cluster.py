@@ -168,13 +168,25 @@ async def test_a_count_is_held_by_a_manager_of_its_own_on_exactly_that_deploymen
     assert let_go.body == {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": place}
 
 
-@pytest.mark.parametrize(("status", "reason"), [(404, "NotFound"), (409, "Conflict")])
+REPLACED = "the UID in the precondition (u) does not match the UID in record (v). The object might have been recreated"
+
+
+@pytest.mark.parametrize(("status", "reason", "message"), [(404, "NotFound", "gone"), (409, "Conflict", REPLACED)])
 async def test_deleting_what_is_gone_or_replaced_is_fine(
-    server: ApiServer, cluster: Cluster, status: int, reason: str
+    server: ApiServer, cluster: Cluster, status: int, reason: str, message: str
 ) -> None:
-    server.say(status, reason)
+    server.say(status, reason, message=message)
     assert await cluster.delete("ns", Ref(kind="Job", name="build", uid="u")) is None
     assert server.requests[0].body == {"preconditions": {"uid": "u"}, "propagationPolicy": "Background"}
+
+
+async def test_a_conflict_for_another_reason_deletes_nothing_so_it_is_tried_again(
+    server: ApiServer, cluster: Cluster
+) -> None:
+    """Taking it for gone would leave it behind for ever: no event of it would ever come."""
+    server.say(409, "Conflict", message="the object has been modified")
+    with pytest.raises(ApiError, match="modified"):
+        await cluster.delete("ns", Ref(kind="Job", name="build", uid="u"))
 
 
 async def test_leaving_what_is_gone_is_fine(server: ApiServer, cluster: Cluster) -> None:
@@ -378,6 +390,82 @@ def test_addresses() -> None:
     assert path("Job", "ns") == "/apis/batch/v1/namespaces/ns/jobs"
     assert path(names.KIND, "ns", "x", "status").endswith("/v1alpha1/namespaces/ns/bertdeployments/x/status")
     assert path("Pod", "ns", "../x") == "/api/v1/namespaces/ns/pods/..%2Fx"
+
+
+# --- who doesn't lead writes nothing ------------------------------------------------------------------------------
+
+
+@dataclass
+class Standing:
+    leads: bool = True
+
+    def may_write(self) -> bool:
+        return self.leads
+
+
+@pytest.fixture
+async def guarded(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Cluster, Standing]]:
+    (tmp_path / "token").write_text("first")
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, server.url, tmp_path / "token")))
+    standing = Standing()
+    made = Connection(Metrics(), standing.may_write)
+    await made.open()
+    yield Cluster(made), standing
+    await made.close()
+
+
+async def test_one_who_does_not_lead_reads_but_writes_nothing(
+    server: ApiServer, guarded: tuple[Cluster, Standing]
+) -> None:
+    cluster, standing = guarded
+    await cluster.apply(a_child("Service", "demo"))
+    standing.leads = False
+    with pytest.raises(ApiError, match="apply Service demo: NotLeading: another process leads") as caught:
+        await cluster.apply(a_child("Service", "demo"))
+    assert not caught.value.refused
+    with pytest.raises(ApiError, match="NotLeading"):
+        await cluster.delete("ns", Ref(kind="Service", name="demo", uid="u"))
+    server.give({"resources": []})
+    await cluster.api_is_served()
+    assert [request.method for request in server.requests] == ["PATCH", "GET"]
+
+
+async def test_a_write_that_waits_for_a_free_connection_while_the_lease_is_lost_is_not_sent(
+    server: ApiServer, guarded: tuple[Cluster, Standing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, standing = guarded
+    busy, free = asyncio.Event(), asyncio.Event()
+    handle = server.handle
+
+    async def held(request: web.Request) -> web.Response:
+        busy.set()
+        await free.wait()
+        return await handle(request)
+
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", held)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    monkeypatch.setattr("bert_operator.cluster.connection.CONNECTIONS", 1)
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, url, tmp_path / "token")))
+    await cluster._connection.close()
+    await cluster._connection.open()
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(cluster.apply(a_child("Service", "first")))
+        await busy.wait()
+        second = asyncio.create_task(cluster.apply(a_child("Service", "second")))
+        await asyncio.sleep(0)  # it has asked, been allowed, and waits
+        standing.leads = False
+        free.set()
+        await first
+        with pytest.raises(ApiError, match="apply Service second: NotLeading"):
+            await second
+    assert [request.path.rsplit("/", 1)[-1] for request in server.requests] == ["first"]
+    await runner.cleanup()
 
 
 def test_the_clients_models_are_never_imported() -> None:

@@ -25,6 +25,8 @@ PLURALS = {
     "deployments": "Deployment",
     "replicasets": "ReplicaSet",
     "horizontalpodautoscalers": "HorizontalPodAutoscaler",
+    "poddisruptionbudgets": "PodDisruptionBudget",
+    "networkpolicies": "NetworkPolicy",
     "services": "Service",
     "configmaps": "ConfigMap",
     "persistentvolumeclaims": "PersistentVolumeClaim",
@@ -104,6 +106,7 @@ class FakeRuntime:
     def __init__(self) -> None:
         self.watches = Watches(lambda: 1.0)
         self.shown: list[str] = []
+        self.ended: list[str] = []
 
     def begin_listing(self, kind: str, namespace: str | None) -> Listing:
         return self.watches.begin(kind, namespace)
@@ -113,6 +116,9 @@ class FakeRuntime:
 
     def seen(self, obj: dict[str, Any]) -> None:
         self.shown.append(obj["metadata"]["name"])
+
+    def gone(self, obj: dict[str, Any]) -> None:
+        self.ended.append(obj["metadata"]["name"])
 
 
 class Resource:
@@ -134,14 +140,17 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *scripts: list[Any]) -> FakeRuntim
     return runtime
 
 
-async def drain(kind: str = "Pod") -> list[Any]:
-    stream = watching.continuous_watch(
+def stream(kind: str = "Pod") -> AsyncIterator[Any]:
+    return watching.continuous_watch(
         settings=None,  # type: ignore[arg-type]
         resource=Resource(kind),  # type: ignore[arg-type]
         namespace=None,
         operator_pause_waiter=None,  # type: ignore[arg-type]
     )
-    return [event async for event in stream]
+
+
+async def drain(kind: str = "Pod") -> list[Any]:
+    return [event async for event in stream(kind)]
 
 
 LISTED = watching.Bookmark.LISTED
@@ -155,18 +164,25 @@ async def test_after_a_relist_vanished_objects_end_as_deleted_before_the_listing
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = [event(None, "a"), event(None, "b"), LISTED, event("ADDED", "c")]
-    scripted(monkeypatch, first, [event(None, "b"), LISTED])
-    assert await drain() == first
-    events = await drain()
-    assert events[-1] is LISTED
-    told = {(item["type"], item["object"]["metadata"]["name"]) for item in events[:-1]}
-    assert told == {(None, "b"), ("DELETED", "a"), ("DELETED", "c")}
-
-
-async def test_what_is_listed_is_in_memory_before_the_listing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = scripted(monkeypatch, [event(None, "a"), LISTED, event("ADDED", "b")])
+    runtime = scripted(monkeypatch, first, [event(None, "b"), LISTED])
     await drain()
-    assert runtime.shown == ["a"], "what comes later is kopf's to hand over"
+    assert runtime.ended == []
+    async for mark in stream():
+        assert mark is LISTED
+        assert set(runtime.ended) == {"a", "c"}
+
+
+async def test_everything_reaches_memory_at_once_and_nothing_but_marks_reaches_kopf(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In kopf's hands each event costs copies of its object and a task."""
+    runtime = scripted(monkeypatch, [event(None, "a"), LISTED, event("ADDED", "b"), event("DELETED", "a")])
+    passed = []
+    async for mark in stream():
+        passed.append(mark)
+        assert runtime.shown == ["a"], "what is listed is in memory before the listing ends"
+    assert passed == [LISTED]
+    assert (runtime.shown, runtime.ended) == (["a", "b"], ["a"])
 
 
 async def test_bookmarks_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:

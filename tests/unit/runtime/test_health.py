@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bert_operator.health import Health, Heartbeat, Server
+from bert_operator.health import TICK, Health, Heartbeat, Server
 from bert_operator.metrics import Metrics
 from bert_operator.watches import Watches
 from bert_operator.work_queue import Schedule
@@ -20,6 +20,7 @@ CONTROLLER_RUNTIME = {
     "workqueue_queue_duration_seconds",
     "workqueue_work_duration_seconds",
     "workqueue_longest_running_processor_seconds",
+    "workqueue_unfinished_work_seconds",
     "controller_runtime_reconcile_total",
     "controller_runtime_reconcile_errors_total",
     "controller_runtime_reconcile_time_seconds",
@@ -97,6 +98,37 @@ async def test_not_ready_while_work_is_stuck(world: World, attribute: str, check
     assert (await world.get("/healthz"))[0] == 200, "a restart would not help"
 
 
+class Standby:
+    """A candidate that doesn't lead."""
+
+    def __init__(self) -> None:
+        self.silent = self.stuck = 0.0
+
+    @staticmethod
+    def leads() -> bool:
+        return False
+
+    def silent_seconds(self) -> float:
+        return self.silent
+
+    def stuck_seconds(self) -> float:
+        return self.stuck
+
+
+async def test_a_standby_is_ready_while_it_hears_of_the_lease_and_alive_while_its_thread_turns(world: World) -> None:
+    standby = Standby()
+    world.health.candidate = standby
+    listed(world)
+    status, body = await world.get("/readyz")
+    assert status == 200
+    assert body["checks"]["lease"] == {"ok": True, "silentSeconds": 0.0, "limitSeconds": 60.0, "leads": False}
+    standby.silent = float("inf")
+    assert (await world.get("/readyz"))[0] == 503
+    assert (await world.get("/healthz"))[0] == 200, "a restart would not help"
+    standby.stuck = 11.0
+    assert (await world.get("/healthz"))[0] == 503
+
+
 async def test_alive_until_the_event_loop_hangs(world: World) -> None:
     assert (await world.get("/healthz"))[0] == 200
     world.now = 20.0
@@ -109,7 +141,7 @@ async def test_the_heartbeat_measures_how_late_the_loop_is() -> None:
     now = 0.0
     heartbeat = Heartbeat(lambda: now)
     now = 4.0
-    assert heartbeat.current() == 3.0
+    assert heartbeat.current() == 4.0 - TICK
 
 
 async def test_metrics_have_controller_runtimes_names_and_obey_the_format(world: World) -> None:
@@ -126,6 +158,16 @@ async def test_metrics_have_controller_runtimes_names_and_obey_the_format(world:
     assert status == 200
     families = parse(text)
     assert families.keys() >= CONTROLLER_RUNTIME | {"bertops_event_loop_lag_seconds", "bertops_watch_silent_seconds"}
+    process = {
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "bertops_asyncio_tasks",
+    }
+    assert all(families[name][""] > 0 for name in process)
+    world.metrics.late(0.07)
+    lag = parse((await world.get("/metrics"))[1])["bertops_event_loop_tick_lag_seconds"]
+    assert lag['le="0.1"'] - lag['le="0.05"'] == 1
     assert families["workqueue_depth"] == {'name="bertdeployment",controller="bertdeployment"': 1.0}
     assert families["controller_runtime_reconcile_errors_total"] == {'controller="bertdeployment"': 1.0}
     buckets = families["controller_runtime_reconcile_time_seconds"]

@@ -54,6 +54,8 @@ def everything() -> list[dict[str, Any]]:
         a_child("Deployment", "demo-aaaaaa"),
         replica_set,
         a_child("HorizontalPodAutoscaler", "demo-aaaaaa"),
+        a_child("PodDisruptionBudget", "demo-aaaaaa"),
+        a_child("NetworkPolicy", "demo-aaaaaa"),
         a_child("Service", "demo"),
         a_child("ConfigMap", "demo-config-1-aaaaaa", data={"big": "text"}),
         an_object("PersistentVolumeClaim", "demo-store"),
@@ -74,6 +76,8 @@ def check_everything(observed: Observed) -> None:
     assert named(observed.deployments) == ["demo-aaaaaa"]
     assert named(observed.replica_sets) == ["demo-rs"]
     assert named(observed.autoscalers) == ["demo-aaaaaa"]
+    assert named(observed.budgets) == ["demo-aaaaaa"]
+    assert named(observed.network_policies) == ["demo-aaaaaa"]
     assert named(observed.services) == ["demo"]
     assert named(observed.config_maps) == ["demo-config-1-aaaaaa"]
     assert named(observed.claims) == ["demo-store"]
@@ -150,6 +154,16 @@ def test_labels_alone_make_nothing_ours() -> None:
 
 def test_a_bertdeployment_concerns_itself() -> None:
     assert World().put(a_bert()) == {DEMO}
+
+
+def test_pods_that_a_budget_counts_anew_concern_nobody_but_what_it_asks_for_does() -> None:
+    def budget(version: int, most: int, healthy: int) -> dict[str, Any]:
+        said = {"spec": {"maxUnavailable": most}, "status": {"currentHealthy": healthy}}
+        return a_child("PodDisruptionBudget", "demo-aaaaaa", version=version) | said
+
+    world = seen(a_bert(), budget(2, most=1, healthy=0))
+    assert world.put(budget(3, most=1, healthy=5)) == set()
+    assert world.put(budget(4, most=2, healthy=5)) == {DEMO}
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "ReplicaSet", "HorizontalPodAutoscaler", "Service", "ConfigMap"])
@@ -376,4 +390,4 @@ def test_objects_without_spec_or_status_are_no_trouble(kind: str, spec: Any, sta
 
 def test_kinds_are_those_that_the_operator_is_built_from() -> None:
     assert names.KIND in KINDS
-    assert len(set(KINDS)) == 10
+    assert len(set(KINDS)) == 12

@@ -170,6 +170,21 @@ async def test_a_plan_is_carried_out_in_order(bench: Bench) -> None:
     assert outcome == Outcome(recheck_after=30.0, wrote=True)
 
 
+async def test_of_a_new_one_nothing_is_said_before_its_first_children_can_be_seen(bench: Bench) -> None:
+    first = replace(WHOLE, adopt=(), leave=(), delete=())
+    assert (await bench.run(first)).wrote, "so it is looked at again at once"
+    assert bench.cluster.calls == ["create build", "apply demo"]
+    await bench.run(replace(first, apply=(), create=()))
+    assert bench.cluster.calls[2:] == ["status", "tell Building: started"]
+
+
+async def test_a_new_one_whose_children_are_refused_says_so_at_once(bench: Bench) -> None:
+    bench.cluster.failures["apply demo"] = refusal(422)
+    with pytest.raises(ApiError):
+        await bench.run(replace(WHOLE, adopt=(), leave=(), delete=()))
+    assert "status" in bench.cluster.calls
+
+
 HOLD = Hold(name="demo-aaaaaa", uid="uid-Deployment-demo-aaaaaa", count=4)
 
 

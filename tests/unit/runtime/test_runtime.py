@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import pytest
+from pydantic import ValidationError
 
 from bert_operator import observe
 from bert_operator import runtime as runtime_module
@@ -12,20 +13,29 @@ from bert_operator.cluster.connection import ConfigurationError
 from bert_operator.cluster.errors import ApiError
 from bert_operator.runtime import Runtime
 from bert_operator.settings import Settings
+from bert_operator.work_queue import Done
 from support.objects import a_bert, a_child, an_object
 
 
-@pytest.fixture
-def runtime() -> Runtime:
+def started(**more: Any) -> Runtime:
     settings = Settings.model_validate(
         {
             "images": {"operator": "o", "build": "b"},
             "triton": {"defaultRelease": "1", "releases": {"1": {"image": "t"}}},
             "hardwareProfiles": {"cpu": {}},
             "build": {"resources": {}},
+            **more,
         }
     )
     return Runtime(settings, cast("Any", None))
+
+
+CLAIM = {"claimName": "store", "path": "artifacts/onnx-1"}
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return started()
 
 
 def show(runtime: Runtime, kind: str, *objects: Mapping[str, Any], namespace: str | None = None) -> list[Any]:
@@ -53,6 +63,48 @@ def test_a_namespace_that_is_still_being_listed_holds_work_back(runtime: Runtime
     assert not runtime._queue._open
     runtime.listed(slow)
     assert runtime._queue._open
+
+
+def test_a_standby_sees_everything_lets_nothing_pile_up_and_looks_at_all_of_it_once_it_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    standby, asked = started(leaderElection={"namespace": "sys", "name": "op"}), []
+    assert standby._leadership is not None
+    monkeypatch.setattr(standby._leadership, "start", asked.append)
+    *early, last = observe.KINDS
+    for kind in early:
+        show(standby, kind, *([a_bert(), a_bert("other", uid="u2")] if kind == "BertDeployment" else []))
+    assert asked == [], "who hasn't seen everything must not lead"
+    show(standby, last)
+    standby.seen(a_bert("third", uid="u3"))
+    standby.gone({"kind": "BertDeployment", "metadata": {"uid": "u2"}})
+    assert (standby._queue._open, standby._queue.schedule.depth) == (False, 0)
+    (won,) = asked
+    won()
+    assert (standby._queue._open, standby._queue.schedule.depth) == (True, 2)
+    standby.seen(a_bert("fourth", uid="u4"))
+    assert standby._queue.schedule.depth == 3
+
+
+def test_without_an_election_there_is_no_candidate(runtime: Runtime) -> None:
+    assert runtime._leadership is None
+    assert "leader_election" not in runtime._metrics.render()
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"leaseDurationSeconds": 10},
+        {"renewDeadlineSeconds": 15},
+        {"renewDeadlineSeconds": 3},
+        {"retryPeriodSeconds": 6},
+    ],
+)
+def test_terms_that_could_let_two_lead_are_refused_with_what_to_write(terms: dict[str, int]) -> None:
+    with pytest.raises(
+        ValidationError, match=r"renewDeadlineSeconds is \d+: write less than leaseDurationSeconds \(\d+\)"
+    ):
+        started(leaderElection={"namespace": "sys", "name": "op", **terms})
 
 
 def test_deleted_objects_concern_their_owner(runtime: Runtime) -> None:
@@ -85,6 +137,23 @@ def test_one_odd_object_does_not_end_the_watch_of_all_others(
     runtime.seen(a_bert("fine", uid="u2"))
     assert runtime._queue.schedule.depth == 1
     assert "BertDeployment ns/demo can't be understood and is ignored" in caplog.text
+
+
+async def test_a_store_waits_for_its_look_beside_the_bertdeployments(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def collect(namespace: str, claim: str) -> float:
+        asked.append((namespace, claim))
+        return 7.0
+
+    monkeypatch.setattr(runtime._collector, "collect", collect)
+    runtime.seen({"kind": "BertArtifact", "metadata": {"namespace": "ns", "name": "a", "uid": "u"}, "spec": CLAIM})
+    runtime.seen({"kind": "BertArtifact", "metadata": {"namespace": "ns", "name": "b", "uid": "v"}, "spec": "odd"})
+    assert list(runtime._queue.schedule._due) == [("ns", "claim/store")]
+    assert await runtime._queue.work(("ns", "claim/store")) == Done(again_after=7.0)
+    assert asked == [("ns", "store")]
 
 
 async def test_without_crds_it_ends_in_one_line_that_says_what_to_install(

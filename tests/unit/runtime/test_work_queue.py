@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_operator.metrics import Metrics
-from bert_operator.work_queue import LONGEST_DELAY, Done, Key, Schedule, WorkQueue
+from bert_operator.work_queue import LONGEST_DELAY, PAUSE, Done, Key, Schedule, WorkQueue
 from support import virtual_time
 
 A: Key = ("blue", "a")
@@ -146,6 +146,20 @@ def test_the_servers_wish_to_wait_is_respected() -> None:
     assert schedule.ripen(17.0) == [A]
 
 
+def test_no_event_makes_a_key_come_earlier_than_the_server_asked_for() -> None:
+    schedule = Schedule(no_jitter)
+    schedule.add(A, 0.0)
+    schedule.take(0.0)
+    schedule.add(A, 0.5)
+    schedule.fail(A, 1.0, retry_after=17.0)
+    schedule.add(A, 2.0)
+    assert schedule.take(17.9) is None
+    assert schedule.ripen(18.0) == [A]
+    assert schedule.take(18.0) == (A, 0.0)
+    schedule.finish(A, Done(), 18.0)
+    assert schedule.add(A, 18.0), "and then all is as before"
+
+
 def test_after_a_write_the_key_is_looked_at_at_once_but_a_plan_that_never_rests_slows_down() -> None:
     schedule = Schedule(no_jitter)
     gaps = []
@@ -157,6 +171,21 @@ def test_after_a_write_the_key_is_looked_at_at_once_but_a_plan_that_never_rests_
         assert due is not None
         gaps.append(due)
     assert gaps == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0]
+
+
+def test_news_that_may_wait_is_worked_on_at_once_but_then_gathers() -> None:
+    schedule = Schedule()
+    assert schedule.add_calmly(A, 10.0), "after a rest at once"
+    assert schedule.take(10.0)
+    schedule.add_calmly(A, 10.1)
+    schedule.finish(A, Done(again_after=600.0), 10.2)
+    for moment in (10.2, 10.3, 10.4):
+        schedule.add_calmly(A, moment)
+        assert schedule.take(moment) is None
+    assert schedule.next_due() == 10.0 + PAUSE
+    assert schedule.ripen(10.0 + PAUSE) == [A], "once for all of them"
+    schedule.add(A, 10.6)
+    assert schedule.take(10.6), "what may not wait does not"
 
 
 def test_answered_wishes_do_not_pile_up() -> None:

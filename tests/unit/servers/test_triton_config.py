@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from bert_operator.api.report import TensorSpec
 from bert_operator.servers import triton_config
 from bert_operator.servers.triton import mount
+from bert_operator.settings import TritonRelease
 from support import builders
 
 from .conftest import Make, make
 
+RELEASE = TritonRelease(image="registry.example/tritonserver", torch_backend="pytorch")
 DTYPES = ("INT64", "INT32", "FP32", "FP16", "BF16")
 
 tensors = st.lists(
@@ -43,7 +45,7 @@ def servings(draw: st.DrawFn) -> dict[str, Any]:
 
 def build(serving: dict[str, Any], inputs: list[TensorSpec], outputs: list[TensorSpec]) -> tuple[Any, Any]:
     wish, served = make(builders.model(serving=serving), report={"inputs": inputs, "outputs": outputs})
-    return served[0], triton_config.parse(triton_config.render(mount(served[0]), wish, "onnxruntime"))
+    return served[0], triton_config.parse(triton_config.render(mount(served[0]), wish, RELEASE))
 
 
 @given(servings(), tensors, tensors)
@@ -67,7 +69,7 @@ def test_a_tensor_name_that_looks_like_configuration_is_only_a_name(make: Make) 
     hostile = 'x" }] backend: "python" parameters { key: "a'
     wish, served = make(report={"inputs": [TensorSpec(name=hostile, dtype="INT64", dims=[-1])]})
 
-    config = triton_config.parse(triton_config.render(mount(served[0]), wish, "onnxruntime"))
+    config = triton_config.parse(triton_config.render(mount(served[0]), wish, RELEASE))
 
     assert config.backend == "onnxruntime"
     assert config.input[0].name == hostile
@@ -79,7 +81,7 @@ def test_warm_ups_cover_every_bucket_with_the_smallest_and_the_largest_batch(mak
     )
     wish, served = make(model)
 
-    config = triton_config.parse(triton_config.render(mount(served[0]), wish, "onnxruntime"))
+    config = triton_config.parse(triton_config.render(mount(served[0]), wish, RELEASE))
 
     shapes = [(sample.batch_size, dict(sample.inputs)["input_ids"].dims[0]) for sample in config.model_warmup]
     assert shapes == [(1, 32), (16, 32), (1, 64), (16, 64)]
@@ -87,11 +89,37 @@ def test_warm_ups_cover_every_bucket_with_the_smallest_and_the_largest_batch(mak
     assert all(len(sample.inputs) == 3 for sample in config.model_warmup)
 
 
+def test_torchscript_is_run_by_the_pytorch_backend_without_its_profiling_executor(make: Make) -> None:
+    """Against its documentation (r26.05): what it finds inputs by, and what each new shape would cost otherwise."""
+    model = builders.model(build={"task": "feature-extraction", "sequenceBuckets": [32, 64]})
+    wish, served = make(model, report={"format": "torchscript"})
+
+    config = triton_config.parse(triton_config.render(mount(served[0]), wish, RELEASE))
+
+    assert (config.backend, config.platform, config.default_model_filename) == (
+        *("pytorch", "pytorch_libtorch", "model.pt"),
+    )
+    assert [tensor.name for tensor in config.input] == ["input_ids", "attention_mask", "token_type_ids"]
+    # Two underscores would make a name an index.
+    assert not [tensor for tensor in (*config.input, *config.output) if "__" in tensor.name]
+    assert {key: value.string_value for key, value in config.parameters.items()} == {
+        "INTRA_OP_THREAD_COUNT": "2",
+        "INTER_OP_THREAD_COUNT": "1",
+        "ENABLE_JIT_EXECUTOR": "false",
+        "ENABLE_JIT_PROFILING": "false",
+        "ENABLE_WEIGHT_SHARING": "true",
+    }
+    assert {sample.count for sample in config.model_warmup} == {2}
+    assert {(sample.batch_size, sample.inputs["input_ids"].dims[0]) for sample in config.model_warmup} == {
+        *((1, 32), (8, 32), (1, 64), (8, 64)),
+    }
+
+
 def test_other_versions_have_names_of_their_own(make: Make) -> None:
     versions = [{"version": number, "source": {"pvc": {"claimName": "c"}}} for number in (3, 7)]
     wish, served = make(builders.model(versions=versions, defaultVersion=7))
 
-    configs = [triton_config.parse(triton_config.render(mount(one), wish, "onnxruntime")) for one in served]
+    configs = [triton_config.parse(triton_config.render(mount(one), wish, RELEASE)) for one in served]
 
     assert [config.name for config in configs] == ["minilm-v3", "minilm"]
     assert [list(config.version_policy.specific.versions) for config in configs] == [[3], [7]]
@@ -105,7 +133,7 @@ def test_other_versions_have_names_of_their_own(make: Make) -> None:
 def test_threads_share_the_cpu_limit(make: Make, limits: dict[str, str], instances: int, threads: str) -> None:
     wish, served = make(builders.model(serving={"instances": instances}), server={"resources": {"limits": limits}})
 
-    config = triton_config.parse(triton_config.render(mount(served[0]), wish, "onnxruntime"))
+    config = triton_config.parse(triton_config.render(mount(served[0]), wish, RELEASE))
 
     assert config.parameters["intra_op_thread_count"].string_value == threads
 
@@ -130,7 +158,7 @@ def test_it_lives_beside_the_whole_client_in_one_process(make: Make) -> None:
 
     wish, served = make()
     theirs = model_config_pb2.ModelConfig.FromString(
-        triton_config.parse(triton_config.render(mount(served[0]), wish, "onnxruntime")).SerializeToString()
+        triton_config.parse(triton_config.render(mount(served[0]), wish, RELEASE)).SerializeToString()
     )
 
     assert theirs.name == "minilm"

@@ -57,6 +57,13 @@ def test_onnx_runs_on_the_gpu_too(make: Make) -> None:
     assert set(found.parameters) == {"intra_op_thread_count", "inter_op_thread_count"}
 
 
+def test_torchscript_runs_on_the_gpu_that_it_was_traced_for(make: Make) -> None:
+    made = container(make, report={"format": "torchscript"})
+    found = config(made)
+    assert (found.backend, found.instance_group[0].kind) == ("pytorch", found.instance_group[0].KIND_GPU)
+    assert made.env["NVIDIA_TF32_OVERRIDE"] == "0"
+
+
 def test_the_container_asks_for_one_gpu_and_says_nothing_else_of_it(make: Make) -> None:
     made = container(make, report=ENGINE | PROFILES)
     assert made.resources["limits"]["nvidia.com/gpu"] == "1"

@@ -95,6 +95,20 @@ def expected(tmp_path: Path, arrays: published.Arrays) -> np.ndarray:
     return published.answer(tmp_path / "1/model.onnx", arrays)["logits"]
 
 
+@pytest.mark.usefixtures("model")
+def test_weights_beside_the_graph_are_found_through_a_link(backend: Any, tmp_path: Path) -> None:
+    """Large models are two files; Model Analyzer's variants are links to their folder."""
+    (tmp_path / "large").mkdir()
+    (tmp_path / "variant").mkdir()
+    onnx_bert.write(tmp_path / "large/model.onnx", SHAPE, external=True)
+    (tmp_path / "variant/1").symlink_to(tmp_path / "large")
+    made = backend.TritonPythonModel()
+    made.initialize(arguments(tmp_path / "variant"))
+    arrays = published.tokens(2, 8, SHAPE, seed=1)
+    [answer] = made._session.run(["logits"], {name: arrays[name] for name in onnx_bert.INPUTS})
+    assert np.allclose(answer, expected(tmp_path, arrays), atol=1e-5)
+
+
 def test_all_requests_are_answered_by_one_run(model: Any, tmp_path: Path) -> None:
     asked = [published.tokens(rows, 8, SHAPE, seed=rows) for rows in (1, 3, 2)]
 

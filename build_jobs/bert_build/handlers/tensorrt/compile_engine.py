@@ -28,6 +28,8 @@ OLDEST: Final = 10
 ALWAYS_STRONGLY_TYPED: Final = 11
 DTYPES: Final = {"FLOAT": "FP32", "HALF": "FP16", "BF16": "BF16", "INT64": "INT64", "INT32": "INT32", "BOOL": "BOOL"}
 """TensorRT's names -> Triton's."""
+ONLY_HERE: Final = ("CompileFailed", "GraphNotSupported", "GpuLacksType")
+"""Reasons that another precision may not have: a Job that may fall back goes on without this engine."""
 SIZES: Final = {"FP32": 4, "FP16": 2, "BF16": 2, "INT64": 8, "INT32": 4, "BOOL": 1}
 """Bytes of one element."""
 _REPORT_IT: Final = "Please report this with the pod's log."
@@ -47,8 +49,12 @@ def main(arguments: "list[str]", work: "Path | None" = None) -> int:
     """Run one step; returns the exit code. Whatever goes wrong is said in one line, and the log has the rest."""
     work = work or Path(__file__).resolve().parent
     steps = {"compile": compile_engine, "answer": answer_requests}
+    step, _, rung = arguments[0].partition("-")
     try:
-        steps[arguments[0]](work)
+        if rung:
+            compile_and_answer(work, rung)
+        else:
+            steps[step](work)
     except RefusalError as refusal:
         return _refuse(refusal)
     except Exception as error:  # noqa: BLE001 - the last line of defence: the log has the traceback
@@ -58,8 +64,22 @@ def main(arguments: "list[str]", work: "Path | None" = None) -> int:
     return 0
 
 
+def compile_and_answer(work: Path, rung: str) -> None:
+    """Both steps for a precision that the Job fell back to; nothing if it didn't."""
+    wish = json.loads((work / "compile.json").read_text(encoding="utf-8"))
+    if wish["settled"] or wish["precision"] != rung:
+        say("compile", f"nothing to do: no engine in {rung} is asked for")
+        return
+    compile_engine(work)
+    answer_requests(work)
+
+
 def compile_engine(work: Path) -> None:
-    """Compile the staged graph into artifact/model.plan, unless the store has that engine already."""
+    """Compile the staged graph into artifact/model.plan, unless the store has that engine already.
+
+    Raises:
+        RefusalError: that doesn't work, and no other precision would help or may be tried.
+    """
     wish = json.loads((work / "compile.json").read_text(encoding="utf-8"))
     cuda = Cuda()
     say("compile", f"{cuda.name}, compute capability {cuda.compute_capability}")
@@ -75,15 +95,21 @@ def compile_engine(work: Path) -> None:
     if found["reused"]:
         say("compile", f"nothing to do: tensorrt-{found['artifact_key']} is in the store already")
     else:
-        found.update(_built(work, wish, trt, cuda))
+        try:
+            found.update(_built(work, wish, trt, cuda))
+        except RefusalError as refusal:
+            if not wish["falls_back"] or refusal.reason not in ONLY_HERE:
+                raise
+            say("compile", f"no engine in {wish['precision']}: {refusal.message}")
+            found["failed"] = refusal.message[:500]
     (work / "compiled.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def answer_requests(work: Path) -> None:
     """Load the engine as a server would, and write down what it answers to the staged requests."""
     compiled = json.loads((work / "compiled.json").read_text(encoding="utf-8"))
-    if compiled["reused"]:
-        say("answer", "nothing to do: the engine is in the store already")
+    if compiled["reused"] or compiled.get("failed"):
+        say("answer", f"nothing to do: {compiled.get('failed') or 'the engine is in the store already'}")
         return
     wish = json.loads((work / "compile.json").read_text(encoding="utf-8"))
     cuda = Cuda()
@@ -273,6 +299,9 @@ _MORE_ROOM: Final = (
 def _built(work: Path, wish: "dict[str, Any]", trt: Any, cuda: Cuda) -> "dict[str, Any]":  # noqa: ANN401 - as above
     """Build, write and inspect the engine; returns what was found."""
     began = time.monotonic()
+    if float(cuda.compute_capability) < wish["least_capability"]:
+        message = f"{cuda.name} (compute capability {cuda.compute_capability}) doesn't compute in {wish['precision']}."
+        raise RefusalError("GpuLacksType", message, "Write build.precision: fp16.")
     logger = _make_logger(trt)
     builder = _make_builder(trt, logger)
     network = _strongly_typed(trt, builder)
@@ -294,6 +323,8 @@ def _built(work: Path, wish: "dict[str, Any]", trt: Any, cuda: Cuda) -> "dict[st
     return {
         "seconds": seconds,
         "plan_bytes": plan.stat().st_size,
+        "graph_bytes": sum(path.stat().st_size for path in (work / wish["graph"]).parent.iterdir()),
+        "quantize_layers": _quantize_layers(trt, network),
         "matmul_types": _matmul_types(trt, network),
         "timing_cache": _cache_name(cuda, trt),
         **Engine(trt, cuda, plan.read_bytes()).described(),
@@ -434,6 +465,12 @@ def _matmul_types(trt: Any, network: Any) -> "dict[str, int]":  # noqa: ANN401 -
     return found
 
 
+def _quantize_layers(trt: Any, network: Any) -> int:  # noqa: ANN401 - as above
+    """How many layers of the network make eight bits of more."""
+    types = [network.get_layer(number).type for number in range(network.num_layers)]
+    return types.count(trt.LayerType.QUANTIZE)
+
+
 def _dtype(value: Any) -> str:  # noqa: ANN401 - as above
     """Triton's name of a type of TensorRT."""
     name = str(value.name)
@@ -476,6 +513,7 @@ class Engine:
                 {key: list(shape) for key, shape in zip(("min", "opt", "max"), three, strict=True)} for three in shapes
             ],
             "layer_types": self._layer_types(),
+            "gemm_types": self._layer_types("gemm", "matrix"),
         }
 
     def zeros(self, shape: "list[int]") -> "dict[str, tuple[list[int], bytes]]":
@@ -533,24 +571,44 @@ class Engine:
     def _tensor(self, name: str) -> "dict[str, Any]":
         return {"name": name, "dtype": self._dtype(name), "dims": list(self._engine.get_tensor_shape(name))[1:]}
 
-    def _layer_types(self) -> "dict[str, int]":
-        """How many outputs of the engine's layers there are in each type, as its inspector names them."""
+    def _layer_types(self, *kinds: str) -> "dict[str, int]":
+        """How many of the engine's layers take or make each type, as its inspector names them.
+
+        Args:
+            kinds: words of a layer's kind, in small letters; of the layers that have one only what they take counts.
+        """
         inspector = self._engine.create_engine_inspector()
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         found: dict[str, int] = {}
         for layer in json.loads(text).get("Layers", []):
-            for output in layer.get("Outputs", []) if isinstance(layer, dict) else []:
-                name = _plain_type(str(output.get("Format/Datatype", "")))
+            # An engine that was built without details has names only.
+            held = layer if isinstance(layer, dict) else {}
+            if kinds and not any(kind in str(held.get("LayerType", "")).lower() for kind in kinds):
+                continue
+            tensors = (*held.get("Inputs", []), *(() if kinds else held.get("Outputs", [])))
+            for name in {_plain_type(str(one.get("Format/Datatype", ""))) for one in tensors}:
                 found[name] = found.get(name, 0) + 1
         return found
 
 
 def _plain_type(text: str) -> str:
-    """Triton's name of the type in the inspector's text, e.g. `Row major linear FP16 format` or `Half`."""
-    for key, name in (("FP16", "FP16"), ("Half", "FP16"), ("BF16", "BF16"), ("FP32", "FP32"), ("Float", "FP32")):
-        if key in text:
-            return name
-    return text or "unknown"
+    """Triton's name of the type in the inspector's text, e.g. `Row major linear FP16 format`, `Half` or `BFloat16`."""
+    return next((name for key, name in _IN_WORDS.items() if key.lower() in text.lower()), text or "unknown")
+
+
+_IN_WORDS: Final = {
+    "BF16": "BF16",
+    "BFloat16": "BF16",
+    "FP16": "FP16",
+    "Half": "FP16",
+    "FP32": "FP32",
+    "Float": "FP32",
+    "Int8": "INT8",
+    "Int64": "INT64",
+    "Int32": "INT32",
+    "Bool": "BOOL",
+}
+"""Words of the inspector -> Triton's name; `BFloat16` is looked for before `Float`."""
 
 
 def _tensors(work: Path, listed: "dict[str, dict[str, Any]]") -> "dict[str, tuple[list[int], bytes]]":

@@ -1,0 +1,1 @@
+"""Triton's Python-based backend for TorchScript; `model.py` is copied into the image."""

@@ -1,0 +1,1 @@
+"""How fast the operator is, on a real control plane: `make bench-operator`."""

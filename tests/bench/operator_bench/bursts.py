@@ -1,0 +1,140 @@
+"""Bursts: N BertDeployments at once, by our operator or by the floor, each in a namespace and a process of its own."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.operator_bench import programs
+from bench.operator_bench.cluster import Api, ControlPlane
+from bench.operator_bench.figures import Requests, counted
+from bench.operator_bench.programs import Program
+from bench.operator_bench.world import KINDS, World, spec
+from support import builders
+from support.fake_cluster import FakeCluster
+
+TAIL: Final = 10.0
+"""Seconds after the last resource is done whose CPU still counts: controllers answer each other."""
+QUIET_CPU: Final = 0.15
+"""Share of a core that the API server may take when nothing is asked of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Burst:
+    """What one burst took."""
+
+    program: str
+    count: int
+    done: int
+    seconds: float
+    """From the first create to the last resource done."""
+    p99: float
+    """Of the resources' own times, from the first create."""
+    operator_cpu: float
+    api_cpu: float
+    rss_before: float
+    rss_after: float
+    requests: Requests
+
+    def named(self) -> dict[str, Any]:
+        """As JSON says it."""
+        return {
+            "program": self.program,
+            "n": self.count,
+            "done": self.done,
+            "seconds": round(self.seconds, 2),
+            "p99_seconds": round(self.p99, 2),
+            "operator_cpu_ms_per_resource": round(1000 * self.operator_cpu / self.count, 1),
+            "apiserver_cpu_ms_per_resource": round(1000 * self.api_cpu / self.count, 1),
+            "rss_mb": [round(self.rss_before, 1), round(self.rss_after, 1)],
+            "requests_per_resource": {key: round(n / self.count, 2) for key, n in self.requests.named().items()},
+        }
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """What every measure needs."""
+
+    plane: ControlPlane
+    api: Api
+    folder: Path
+    serial: int = 0
+
+    @asynccontextmanager
+    async def world(self, *, recorded: bool = True) -> AsyncIterator[World]:
+        """A fresh namespace, gone afterwards."""
+        self.serial += 1
+        world = World(self.api, f"bench-{int(time.time()) % 100_000}-{self.serial}")
+        try:
+            await world.prepare(recorded=recorded)
+            await self.quiet()
+            yield world
+        finally:
+            await world.remove()
+
+    async def quiet(self, seconds: float = 90.0) -> None:
+        """Wait until the API server has little to do, so that no run pays for the one before."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            before = self.plane.api_server_cpu()
+            await asyncio.sleep(2)
+            if (self.plane.api_server_cpu() - before) / 2 < QUIET_CPU:
+                return
+
+    def running(self, name: str) -> Any:
+        """A program, started with everything it may need."""
+        children = self.folder / "children.json"
+        children.write_text(json.dumps(templates()))
+        return programs.running(self.plane, self.folder, name, BENCH_CHILDREN=str(children))
+
+
+async def burst(bench: Bench, name: str, count: int, *, seconds: float = 600) -> Burst:
+    """Run one burst in a process and a namespace of its own."""
+    async with bench.world() as world:
+        with bench.running(name) as program:
+            await asyncio.sleep(1)
+            return await burst_in(bench, world, program, count, seconds=seconds)
+
+
+async def burst_in(bench: Bench, world: World, program: Program, count: int, *, seconds: float) -> Burst:
+    """Run one burst with a program that runs."""
+    first = len(world.generations)
+    position, cpu, api_cpu = bench.plane.audit_position(), program.cpu(), bench.plane.api_server_cpu()
+    rss, began = program.rss(), time.monotonic()
+    names = await world.create(count, first)
+    done = await world.until_done(names, seconds)
+    times = [world.done_at[one] - began for one in names if one in world.done_at] or [float("inf")]
+    await asyncio.sleep(TAIL)
+    return Burst(
+        program=program.name,
+        count=count,
+        done=done,
+        seconds=max(times),
+        p99=sorted(times)[int(0.99 * (len(times) - 1))],
+        operator_cpu=program.cpu() - cpu,
+        api_cpu=bench.plane.api_server_cpu() - api_cpu,
+        rss_before=rss,
+        rss_after=program.rss(),
+        requests=counted(bench.plane.audit_since(position), programs.user(program.name)),
+    )
+
+
+def templates() -> list[str]:
+    """The children as our own code makes them, with places for names and UIDs: what the floor applies."""
+    uid, claims = "f100ff10-0000-4000-8000-000000000000", ("store", "models")
+    bert = builders.bert("thename", spec=spec(0), namespace="thespace", uid=uid)
+    world = FakeCluster(bert, *(builders.claim(claim, uid=claim, ours=False) for claim in claims))
+    made: dict[str, dict[str, Any]] = {}
+    for plan in world.settle(programs.settings(), "thename"):
+        for manifest in plan.apply:
+            head = {key: value for key, value in manifest["metadata"].items() if key != "uid"}
+            made[manifest["kind"]] = {**manifest, "metadata": head}
+    texts = [json.dumps(manifest) for kind, manifest in made.items() if kind in KINDS]
+    places = {uid: "@UID@", uid[:6]: "@OWNER@", "thename": "@NAME@", "thespace": "@NAMESPACE@"}
+    for given, place in places.items():
+        texts = [text.replace(given, place) for text in texts]
+    return texts

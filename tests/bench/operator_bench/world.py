@@ -1,0 +1,203 @@
+"""A namespace with BertDeployments whose artifacts are recorded already, and when each of them is done.
+
+Done: every child exists, and status.observedGeneration is the generation. No node runs here, so no pod does either;
+where pods must become ready a stand-in for kubelets says so in their status.
+"""
+
+import asyncio
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final
+
+from bench.operator_bench.cluster import MERGE, Api
+from bench.operator_bench.programs import settings
+from bert_operator.api import names
+from support import builders
+from support.fake_cluster import FakeCluster
+
+MODELS: Final = 10
+"""Different models, and so recorded artifacts, of a namespace; BertDeployments take turns."""
+BERTS: Final = "bertdeployments"
+CHILDREN: Final = {
+    "configmaps": "/api/v1/namespaces/{}/configmaps",
+    "services": "/api/v1/namespaces/{}/services",
+    "deployments": "/apis/apps/v1/namespaces/{}/deployments",
+    "horizontalpodautoscalers": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",
+    "poddisruptionbudgets": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
+    "networkpolicies": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+}
+KINDS: Final = (
+    "ConfigMap",
+    "Service",
+    "Deployment",
+    "HorizontalPodAutoscaler",
+    "PodDisruptionBudget",
+    "NetworkPolicy",
+)
+"""The children, as their manifests say it."""
+
+
+def spec(number: int, **changes: Any) -> dict[str, Any]:
+    """What the BertDeployment of this number asks for."""
+    resources = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+    return {
+        "autoscaling": {
+            "minReplicas": 1,
+            "maxReplicas": 4,
+            "metrics": [{"type": "cpu", "averageUtilization": 70}],
+        },
+        "server": {"type": "triton", "resources": resources},
+        "storage": {"claimName": "store"},
+        "models": [builders.model(f"model-{number % MODELS}")],
+        "networkPolicy": {"enabled": True},
+    } | changes
+
+
+class World:
+    """One namespace."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self.api = api
+        self.namespace = namespace
+        self.seen: defaultdict[str, set[str]] = defaultdict(set)
+        """Name of a BertDeployment -> kinds of its children that exist."""
+        self.current: dict[str, int] = {}
+        """Name -> the generation that its status has observed."""
+        self.generations: dict[str, int] = {}
+        self.done_at: dict[str, float] = {}
+        self.stirred = asyncio.Event()
+        self._watches: list[asyncio.Task[None]] = []
+
+    @property
+    def berts(self) -> str:
+        """Path of the BertDeployments."""
+        return f"/apis/{names.API_VERSION}/namespaces/{self.namespace}/{names.PLURAL}"
+
+    def path(self, plural: str, name: str = "", sub: str = "") -> str:
+        """Path of a child kind's collection or of a child."""
+        return "/".join(filter(None, [CHILDREN[plural].format(self.namespace), name, sub]))
+
+    async def prepare(self, *, recorded: bool = True) -> None:
+        """Make the namespace, its claims and the records of its artifacts, and begin to watch."""
+        await self.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
+        claims = f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims"
+        wish = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+        live = {
+            name: await self.api.request("POST", claims, {"metadata": {"name": name}, "spec": wish})
+            for name in ("store", "models")
+        }
+        artifacts = self.berts.removesuffix(names.PLURAL) + names.ARTIFACT_PLURAL
+        for number in range(MODELS if recorded else 0):
+            await self.api.request("POST", artifacts, self._record(number, live))
+        for plural, path in [(BERTS, self.berts), *((plural, self.path(plural)) for plural in CHILDREN)]:
+            version = await self.api.version(path)
+            self._watches.append(asyncio.create_task(self._watch(plural, path, version)))
+
+    def _record(self, number: int, claims: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """The record that the operator itself would make of a finished build."""
+        bert = builders.bert(spec=spec(number), namespace=self.namespace)
+        world = FakeCluster(bert, *({"kind": "PersistentVolumeClaim", **claim} for claim in claims.values()))
+        list(world.settle(settings()))
+        (record,) = world.all(names.ARTIFACT_KIND)
+        key = f"{number:032x}"
+        body: dict[str, Any] = json.loads(json.dumps(record["spec"]).replace("5" * 32, key))
+        metadata = {"name": record["metadata"]["name"].replace("5" * 32, key), "labels": record["metadata"]["labels"]}
+        return {"apiVersion": names.API_VERSION, "kind": names.ARTIFACT_KIND, "metadata": metadata, "spec": body}
+
+    async def create(self, count: int, first: int = 0, *, distinct: bool = False) -> list[str]:
+        """Create so many BertDeployments as fast as can be; `distinct`: each with a model of its own."""
+        made = [f"bert-{number:05d}" for number in range(first, first + count)]
+        self.generations |= dict.fromkeys(made, 1)
+        head = {"apiVersion": names.API_VERSION, "kind": names.KIND}
+        bodies = [
+            head | {"metadata": {"name": name}, "spec": spec(number, **_own_model(number) if distinct else {})}
+            for number, name in enumerate(made, first)
+        ]
+        await self.api.all([self.api.request("POST", self.berts, body) for body in bodies])
+        return made
+
+    async def complete_builds(self, count: int) -> None:
+        """A stand-in for kubelets: says of each build pod, as soon as there is one, that it ended well."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        finished: set[str] = set()
+        while len(finished) < count:
+            items = (await self.api.request("GET", f"{path}?labelSelector={names.REQUEST_LABEL}"))["items"]
+            new = [pod for pod in items if pod["metadata"]["name"] not in finished]
+            statuses = [f"{path}/{pod['metadata']['name']}/status" for pod in new]
+            calls = [
+                self.api.request("PATCH", at, _built(pod, len(finished) + number), MERGE)
+                for number, (at, pod) in enumerate(zip(statuses, new, strict=True))
+            ]
+            await self.api.all(calls)
+            finished |= {pod["metadata"]["name"] for pod in new}
+            await asyncio.sleep(0.2)
+
+    async def until_done(self, wanted: Iterable[str], seconds: float) -> int:
+        """Wait until these are done.
+
+        Returns:
+            How many are when all are, or when the time is up.
+        """
+        waiting = set(wanted)
+        total, deadline = len(waiting), time.monotonic() + seconds
+        while waiting and time.monotonic() < deadline:
+            self.stirred.clear()
+            waiting -= self.done_at.keys()
+            if waiting:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.stirred.wait(), 1.0)
+        return total - len(waiting)
+
+    async def edit(self, name: str, change: dict[str, Any]) -> None:
+        """A user's edit of the spec; the BertDeployment is done again once that is observed."""
+        self.done_at.pop(name, None)
+        self.generations[name] += 1
+        await self.api.request("PATCH", f"{self.berts}/{name}", {"spec": change}, MERGE)
+
+    async def remove(self) -> None:
+        """End the watches, delete the namespace, and wait until nothing of it is left."""
+        for task in self._watches:
+            task.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        path = f"/api/v1/namespaces/{self.namespace}"
+        with suppress(RuntimeError):  # thousands take longer than a request may; the namespace's end takes the rest
+            await self.api.request("DELETE", self.berts)
+        await self.api.request("DELETE", path)
+        while (await self.api.request("GET", path)).get("kind") == "Namespace":  # noqa: ASYNC110 - another process does it
+            await asyncio.sleep(0.5)  # the namespace's controller takes its time
+
+    async def _watch(self, plural: str, path: str, version: str) -> None:
+        async with self.api.watch(path, version, whole=plural == BERTS) as lines:
+            async for line in lines:
+                event = json.loads(line)
+                if event["type"] in ("ADDED", "MODIFIED"):
+                    self._saw(plural, event["object"])
+
+    def _saw(self, plural: str, obj: dict[str, Any]) -> None:
+        metadata = obj["metadata"]
+        if plural == BERTS:
+            name = metadata["name"]
+            self.current[name] = (obj.get("status") or {}).get("observedGeneration", 0)
+        else:
+            name = (metadata.get("labels") or {}).get(names.INSTANCE_LABEL, "")
+            self.seen[name].add(plural)
+        done = len(self.seen[name]) == len(CHILDREN) and self.current.get(name, 0) >= self.generations.get(name, 1)
+        if done and name not in self.done_at:
+            self.done_at[name] = time.monotonic()
+            self.stirred.set()
+
+
+def _own_model(number: int) -> dict[str, Any]:
+    return {"models": [builders.model(f"own-{number}")]}
+
+
+def _built(pod: dict[str, Any], number: int) -> dict[str, Any]:
+    """Status of a build's pod that published an artifact of its own."""
+    report = builders.report(artifact_key=f"{number + MODELS:032x}").model_dump_json(by_alias=True)
+    ended = {"image": "x", "imageID": "x", "ready": False}
+    steps = [builders.terminated(one["name"]) | ended for one in pod["spec"]["initContainers"]]
+    main = builders.terminated(pod["spec"]["containers"][0]["name"], message=report) | ended
+    return {"status": {"phase": "Succeeded", "initContainerStatuses": steps, "containerStatuses": [main]}}

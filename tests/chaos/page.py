@@ -1,0 +1,146 @@
+"""docs/campaign.*: what a full campaign found, for programs and for people. Pure but for reading and writing them."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from chaos.stories import Result
+
+DOCS: Final = Path(__file__).parents[2] / "docs"
+JSON_FILE: Final = DOCS / "campaign.json"
+MARKDOWN_FILE: Final = DOCS / "campaign.md"
+MEANINGS: Final = {
+    "R1": "The operator is killed (SIGKILL) at every write of every workload: before its reply is delivered, or after, "
+    "as soon as it acts upon it. The next one comes to the same end, and creates and deletes no object more often.",
+    "R2": "Time travel: the operator starts on an API server that still shows the predecessor of a BertDeployment that "
+    "was deleted and created again. Nothing it writes touches the new UID or what that owns.",
+    "R3": "Unobserved states: watch events are held while the world changes, and changes back; they are shown late, "
+    "only the last of each object, or never (410 Gone). All is as it should be within 30 s of that.",
+    "R5": "Random faults by seed, while users change, delete and re-create: errors, lost, late and broken requests, "
+    "outages of the API server, killed operators. Within 60 s of the calm all is as the last spec says, as if created "
+    "afresh; then 20 s without a request.",
+    "R6": "Rest: 200 BertDeployments that are ready, and 200 whose pods never are: writes in 5 minutes.",
+    "R7": "Each kind of request meets each error once: 409, 422, 429 with Retry-After, 500, lost before it arrives, "
+    "lost after it was carried out, never answered. Same end, nothing made twice, Retry-After kept.",
+    "R8": "Watches, or everything, go silent without the connection's end: the next change is noticed within 70 s, and "
+    "`/readyz` says 503 within 120 s where nothing gets through.",
+    "R9": "A partition of 80 s, changes meanwhile, etcd compacted, the API server's own memory overrun: 410 Gone is "
+    "really answered, everything is listed anew, no change is lost.",
+    "R11": "The operator is away while children are deleted and edited, Jobs end, and specs change. 30 s after it is "
+    "back all is as it should be, and no serving pod was replaced that needn't be.",
+    "R13": "200 BertDeployments in any state are deleted at once, also with the operator dead: nothing but claims and "
+    "records of artifacts is left after 60 s.",
+}
+_SHOWN: Final[dict[str, tuple[str, Callable[[Iterable[float]], float]]]] = {
+    "writes": ("writes", sum),
+    "reads": ("reads", sum),
+    "against_the_new_uid": ("writes against the new UID", sum),
+    "converged_s": ("slowest to converge, s", max),
+    "faults": ("faults met", sum),
+    "healed_s": ("slowest to heal, s", max),
+    "unready_s": ("until /readyz said so, s", max),
+    "relisted_s": ("until listed anew, s", max),
+    "gone_s": ("slowest until all were gone, s", max),
+    "gone": ("watches told 410 Gone", sum),
+}
+
+
+def family(plan: str) -> str:
+    """The id that a plan counts for."""
+    return plan.split("/", maxsplit=1)[0]
+
+
+def figures(results: Iterable[Result], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What docs/campaign.json holds."""
+    by_family: dict[str, list[Result]] = defaultdict(list)
+    for one in results:
+        by_family[family(one.plan)].append(one)
+    return {"about": dict(about)} | {key: _figures(by_family[key]) for key in MEANINGS if key in by_family}
+
+
+def _figures(results: Sequence[Result]) -> dict[str, Any]:
+    reached = [one for one in results if not one.unreached]
+    failed = [one.plan for one in results if one.problems]
+    measured = {
+        key: round(how(values), 1)
+        for key, (_, how) in _SHOWN.items()
+        if (values := [one.measured[key] for one in reached if key in one.measured])
+    }
+    spread = sorted(one.measured["converged_s"] for one in reached if "converged_s" in one.measured)
+    if spread:
+        measured["converged_p50_s"] = spread[len(spread) // 2]
+        measured["converged_p95_s"] = spread[max(0, math.ceil(0.95 * len(spread)) - 1)]
+    return {"plans": len(reached), "failed": len(failed), "measured": measured} | ({"which": failed} if failed else {})
+
+
+def write(found: Mapping[str, Any]) -> None:
+    """Write both files."""
+    JSON_FILE.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    MARKDOWN_FILE.write_text(markdown(found), encoding="utf-8")
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The page."""
+    about = found["about"]
+    ran = {key: one for key, one in found.items() if key != "about"}
+    plans, failed = sum(one["plans"] for one in ran.values()), sum(one["failed"] for one in ran.values())
+    rows = "\n".join(
+        f"| {key} | {one['plans']} | {one['failed']} | {_words(one['measured'])} |" for key, one in ran.items()
+    )
+    meanings = "\n".join(f"- **{key}**: {text}" for key, text in MEANINGS.items())
+    broken = [plan for one in ran.values() for plan in one.get("which", ())]
+    again = "".join(f"\n- `make campaign ONLY={plan}`" for plan in broken)
+    return _PAGE.format(
+        plans=plans,
+        failed=failed,
+        rows=rows,
+        meanings=meanings,
+        broken=f"\nWhat failed, and how to repeat it:\n{again}\n" if broken else "",
+        missing=_missing(ran),
+        **about,
+    )
+
+
+def _words(measured: Mapping[str, Any]) -> str:
+    words = {key: text for key, (text, _) in _SHOWN.items()}
+    words |= {"converged_p50_s": "half converged within, s", "converged_p95_s": "95 % within, s"}
+    return "; ".join(f"{words[key]}: {value}" for key, value in measured.items())
+
+
+def _missing(ran: Mapping[str, Any]) -> str:
+    absent = [key for key in MEANINGS if key not in ran]
+    return f"Not run this time: {', '.join(absent)}.\n" if absent else ""
+
+
+_PAGE: Final = """# The fault campaign
+Written by `make campaign`; don't edit. The same for programs: [campaign.json](campaign.json).
+
+The real operator (`kopf run`, one process for each plan) works against a real control plane (etcd, API server,
+controller manager) through a proxy that counts every request and makes trouble. No node runs: a stand-in of kubelet and
+scheduler says of each pod what a node would say; Jobs, Deployments and garbage collection are the real controllers'.
+Operators are forked from one Python that has imported everything, which saves most of each start.
+
+A plan's end is compared with runs without faults, field by field; what differs between two of those is masked. So are
+counts of created and deleted objects. An error or a traceback in the operator's log fails a plan, and so does an
+operator that ends by itself.
+
+**{plans} plans, {failed} failed** on {date}, in {minutes} minutes, {at_once} at once on {cores} cores; code `{code}`;
+load before: {load}; limits times {patience}.
+
+| id | plans | failed | measured |
+|---|---|---|---|
+{rows}
+{broken}
+{missing}
+## What each means
+{meanings}
+
+## How to repeat it
+`make campaign` runs everything in up to 90 minutes; `RESUME=1` leaves out what passed for this very code;
+`ONLY=R1/create` takes every plan whose id begins so. Plan ids and seeds always mean the same faults; only the
+timing differs. Crash points are numbered by write: where parallel writes overtake each other, a number can be another
+object's. `make test` runs a fixed choice of plans.
+"""

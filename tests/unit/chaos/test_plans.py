@@ -1,0 +1,38 @@
+"""Ids of plans are what people repeat a failure by."""
+
+import pytest
+
+from chaos import families, storm
+from chaos.__main__ import SUBSET
+from chaos.stories import Reference
+from chaos.workloads import WORKLOADS
+
+
+@pytest.fixture
+def every() -> list[str]:
+    """The full campaign, if each workload took 20 writes of two kinds."""
+    kinds = {"apply bertdeployments/status": "change", "create jobs": "change", "list jobs": "start"}
+    kinds |= {f"apply {plural}": "change" for plural in ("deployments", "bertartifacts")}
+    one = Reference(state={}, mask=frozenset(), counts={}, loose=frozenset(), writes=20, kinds=kinds)
+    return [*families.others(), *families.stories_of(dict.fromkeys(WORKLOADS, one))]
+
+
+def test_no_two_plans_have_the_same_id_and_every_family_has_some(every: list[str]) -> None:
+    assert len(set(every)) == len(every)
+    assert {plan.split("/")[0] for plan in every} == set(families.FAMILIES)
+
+
+def test_each_choice_of_the_subset_names_plans(every: list[str]) -> None:
+    assert [one for one in SUBSET if not any(f"{plan}/".startswith(f"{one}/") for plan in every)] == []
+
+
+def test_a_read_never_meets_a_conflict(every: list[str]) -> None:
+    errors = {plan.split("/")[-1] for plan in every if "/list.jobs/" in plan}
+    assert errors == {"429", "500", "drop", "cut", "silent"}
+
+
+def test_every_plan_knows_what_it_is_held_against(every: list[str]) -> None:
+    names = {families.workload(plan) for plan in every} - {None}
+    assert all(families.by_name(name) for name in names if name)
+    assert families.workload("R6/served") is None
+    assert len(storm.plans()) >= 200
