@@ -23,7 +23,7 @@ LAG_LIMIT: Final = 10.0
 WATCH_LIMIT: Final = 120.0
 QUEUE_LIMIT: Final = 300.0
 LEASE_LIMIT: Final = 60.0
-TICK: Final = 0.25
+TICK: Final = 0.5
 
 
 class Heartbeat:

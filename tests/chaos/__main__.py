@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -52,12 +51,8 @@ def main() -> int:
     parser.add_argument("--patience", type=float, default=1.0, help="make every limit so many times as long")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="plans that run at once (default: %(default)s)")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
-    try:
-        with control_plane() as kubeconfig:
-            return asyncio.run(_main(chosen, kubeconfig))
-    except KeyboardInterrupt:
-        return 130
+    with control_plane() as kubeconfig:
+        return asyncio.run(_main(chosen, kubeconfig))
 
 
 async def _main(chosen: argparse.Namespace, kubeconfig: Path) -> int:

@@ -75,14 +75,14 @@ def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
-async def rest(program: Program, seconds: float = 300.0) -> None:
+async def rest(program: Program, seconds: float = 300.0, still: float = REST) -> None:
     """Wait until the operator has had nothing to do for a moment."""
     deadline, reconciles, since = time.monotonic() + seconds, -1.0, time.monotonic()
     while time.monotonic() < deadline:
         now = program.metric("controller_runtime_reconcile_total")
         if now != reconciles or not program.resting():
             reconciles, since = now, time.monotonic()
-        elif time.monotonic() - since >= REST:
+        elif time.monotonic() - since >= still:
             return
         await asyncio.sleep(0.25)
 
@@ -185,6 +185,8 @@ async def steady(bench: Bench, sizes: Sizes, results: Results) -> None:
 
 
 async def _idle(program: Program, seconds: int) -> float:
+    """Percent of a core, once nothing has stirred for as long as a store waits to be looked at."""
+    await rest(program, still=15.0)
     before = program.cpu()
     await asyncio.sleep(seconds)
     return 100 * (program.cpu() - before) / seconds
