@@ -139,7 +139,7 @@ def tap(runtime: Runtime) -> None:
 
     When a listing is complete: nobody may plan before every kind has been listed, or it builds what is there. What
     has vanished: after "410 Gone" kopf lists anew without a word on that, and such objects would haunt us for ever;
-    here they end as DELETED events. And bookmarks: they tell a quiet watch from a dead one.
+    here they are told to be gone. And bookmarks: they tell a quiet watch from a dead one.
     """
     original = watching.continuous_watch
     if set(inspect.signature(original).parameters) != STREAM_ARGUMENTS:

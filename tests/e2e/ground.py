@@ -21,6 +21,7 @@ from support.installation import (
     put_model,
     restricted_namespace,
 )
+from support.direct_kube import DirectKube
 from support.kube import Kube
 
 HUB_NAMESPACE: Final = "hub"
@@ -46,7 +47,7 @@ class Ground:
         """The cluster with the images on its node."""
         self.images()
         told = self._once("kube", _places)
-        return Kube(kubeconfig=Path(told["kubeconfig"]), tools=Path(told["tools"]))
+        return DirectKube(kubeconfig=Path(told["kubeconfig"]), tools=Path(told["tools"]))
 
     def operator(self, model: Path) -> Kube:
         """The cluster with the operator installed by Helm; its hub is a stand-in that has `model` as team/bert."""

@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 import yaml
 
 T = TypeVar("T")
-POLL_SECONDS: Final = 0.3
+POLL_SECONDS: Final = 0.8
+"""A look is a kubectl, which costs a tenth of a second of a processor."""
 
 
 class CommandError(Exception):
