@@ -34,8 +34,12 @@ def model() -> Path:
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     """What all processes of this run share."""
     own = tmp_path_factory.getbasetemp()
-    # A worker of pytest-xdist has a folder of its own inside the run's.
-    return Ground(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
+    if shared := os.environ.get("BERTOPS_E2E_GROUND"):
+        own = Path(shared)  # of all runs of one `make test`
+        own.mkdir(parents=True, exist_ok=True)
+    elif "PYTEST_XDIST_WORKER" in os.environ:
+        own = own.parent  # a worker of pytest-xdist has a folder of its own inside the run's
+    return Ground(own)
 
 
 @pytest.fixture(scope="session")

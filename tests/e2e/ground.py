@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from e2e.cluster import CLUSTER, localcluster
+from support.direct_kube import DirectKube
 from support.installation import (
     ROOT,
     Images,
@@ -21,7 +22,6 @@ from support.installation import (
     put_model,
     restricted_namespace,
 )
-from support.direct_kube import DirectKube
 from support.kube import Kube
 
 HUB_NAMESPACE: Final = "hub"

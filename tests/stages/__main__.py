@@ -5,6 +5,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -194,7 +195,9 @@ def _servers() -> list[Step]:
 
 
 def _end_to_end() -> list[Step]:
-    model = {"BERTOPS_E2E_MODEL": str(_model())}
+    ground = cache() / "logs" / "test" / "ground"
+    shutil.rmtree(ground, ignore_errors=True)
+    model = {"BERTOPS_E2E_MODEL": str(_model()), "BERTOPS_E2E_GROUND": str(ground)}
     # One upgrades and uninstalls the operator that the others need; the other promises seconds.
     alone = ("tests/e2e/test_life.py", "tests/e2e/test_hub_and_chart.py")
     side_by_side = ("-n", "3", "--dist", "loadfile", *(f"--ignore={module}" for module in alone))

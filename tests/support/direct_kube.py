@@ -1,4 +1,4 @@
-"""kubectl for what changes things, plain requests for looks: a look by kubectl costs a third of a second of a processor.
+"""kubectl for what changes things, plain requests for looks: one by kubectl costs a third of a second of a processor.
 
 For the end-to-end tests, which look hundreds of times at a cluster of their own. The demo keeps to kubectl, which reads
 every kubeconfig that there is.
