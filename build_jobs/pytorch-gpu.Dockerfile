@@ -17,6 +17,8 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/r
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     ORT_DISABLE_TELEMETRY=1 HF_HUB_DISABLE_TELEMETRY=1
+# The base image lets FP32 products take TF32, 10 bits: `compare` would refuse them, and servers run them in FP32.
+ENV TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=0 NVIDIA_TF32_OVERRIDE=0
 COPY operator/bert_operator/__init__.py /app/bert_operator/__init__.py
 COPY operator/bert_operator/api /app/bert_operator/api
 COPY build_jobs/bert_build /app/bert_build

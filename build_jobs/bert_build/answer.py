@@ -5,7 +5,9 @@ the memory before the artifact is loaded. Some answers are kept as golden reques
 the artifact must repeat.
 """
 
+import contextlib
 import importlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
@@ -40,6 +42,10 @@ GOLDEN_BYTES: Final = 2 << 20
 """What golden requests may take in all."""
 _CHEAP: Final = 64
 """Tokens, of requests that are asked once more with a fault."""
+_SIDE_BY_SIDE: Final = 4
+"""Most requests asked at once. Each takes memory of its own, and without a limit all of the node's processors count."""
+_LONG: Final = 512
+"""Tokens. What longer requests take grows with the square of their length: they are asked one at a time."""
 
 
 class Source(Protocol):
@@ -94,20 +100,22 @@ def _supply(job: Job) -> tuple[samples.Tokens, str]:
 
 
 def _all_asked(model: Source, wanted: Sequence[Sample]) -> Iterator[Recorded]:
-    """Every answer, in the order of the requests; each processor answers another one."""
-    pool = ThreadPoolExecutor(processors.count() if model.side_by_side else 1)
+    """Every answer, in the order of the requests; a few processors each answer another one."""
+    pool = ThreadPoolExecutor(min(processors.count(), _SIDE_BY_SIDE) if model.side_by_side else 1)
+    turn = threading.Lock()
     try:
         # The longest first, as the last ones would be waited for by all.
         order = sorted(range(len(wanted)), key=lambda number: -wanted[number].real.size)
-        found = {number: pool.submit(_asked, model.answer, wanted[number]) for number in order}
+        found = {number: pool.submit(_asked, model.answer, wanted[number], turn) for number in order}
         for number in range(len(wanted)):
             yield found[number].result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _asked(ask: Callable[[Arrays], Arrays], sample: Sample) -> Recorded:
-    answer = ask(sample.inputs)
+def _asked(ask: Callable[[Arrays], Arrays], sample: Sample, turn: threading.Lock) -> Recorded:
+    with turn if sample.real.size > _LONG else contextlib.nullcontext():
+        answer = ask(sample.inputs)
     for name, values in answer.items():
         if not np.isfinite(values).all():
             raise BuildError(

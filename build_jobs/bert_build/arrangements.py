@@ -54,7 +54,9 @@ def arrange(texts: Sequence[Sample], build: Build, pad: int) -> Iterator[Arrange
     rows = build.engine_batch if build.format is Format.TENSORRT else max(_ROWS)
     groups = list(_groups(plain, texts, rows))
     shown = {length for group in groups if (length := _shown([_length(texts[index]) for index in group])) > _SHORT}
-    for index, length in _paddings([(index, _length(texts[index])) for index in plain], samples.compared(build), shown):
+    # A trace may have kept something of any length; every other format is one graph for all of them.
+    buckets = samples.buckets(build) if build.format is Format.TORCHSCRIPT else samples.compared(build)
+    for index, length in _paddings([(index, _length(texts[index])) for index in plain], buckets, shown):
         yield Arrangement(Kind.PADDED, padded(texts[index], length, pad), (index,))
     for group in groups:
         length = max(_length(texts[index]) for index in group)

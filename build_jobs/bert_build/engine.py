@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import Field
 
-from bert_build import engine_plan, fidelity, lowered, progress, recorded, rungs
+from bert_build import engine_plan, fidelity, golden_answers, lowered, progress, recorded, rungs
 from bert_build.failures import BuildError
 from bert_build.job import Job
 from bert_build.judge import TooFarError
@@ -142,9 +142,11 @@ def _judged(job: Job, wish: dict[str, Any], found: Found) -> dict[str, Any]:
     )
     build = job.request.build
     recording = recorded.load(job.work / recorded.FILE)
+    golden = golden_answers.read(job.work / names.GOLDEN_FILE)
     session = open_session(job.artifact)
+    limits = rungs.judged_by(build, wish["precision"])
     try:
-        close = fidelity.compare(build, recording, session, limits=rungs.judged_by(build, wish["precision"]))
+        close = fidelity.compare(build, recording, session, golden=golden, limits=limits)
     except TooFarError as error:
         raise RefusedError(error.found, error) from error
     shutil.copyfile(job.work / names.GOLDEN_FILE, job.artifact / names.GOLDEN_FILE)

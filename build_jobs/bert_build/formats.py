@@ -37,7 +37,7 @@ class Recipe:
 OPSET: Final = 17
 """Of ONNX: the newest with LayerNormalization that every supported ONNX Runtime and TensorRT release reads."""
 
-ENGINE: Final = Recipe("tensorrt", "bert_build.engine", "2", ("onnx", "onnxruntime"))
+ENGINE: Final = Recipe("tensorrt", "bert_build.engine", "3", ("onnx", "onnxruntime"))
 
 RECIPES: Final = {
     (Framework.PYTORCH, Format.ONNX): Recipe(

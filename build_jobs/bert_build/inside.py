@@ -2,23 +2,27 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import helper
 
+from bert_build import onnx_session
 from bert_build.samples import Arrays
 
 Values = np.ndarray[Any, Any]
+
+_DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+"""ONNX Runtime's option."""
 
 
 def values(source: Path, names: Iterable[str], requests: Iterable[Arrays]) -> Iterator[dict[str, Values]]:
     """What each request makes of some tensors, one request after the other: all of them would fill the memory.
 
     Args:
-        source: the graph; it is read, and written anew beside itself for as long as this takes.
+        source: the graph; it is only read: it may be a published artifact's.
         names: tensors; weights are left out.
         requests: what it is asked.
 
@@ -30,13 +34,11 @@ def values(source: Path, names: Iterable[str], requests: Iterable[Arrays]) -> It
     wanted = [name for name in dict.fromkeys(names) if name and name not in weights]
     known = {output.name for output in model.graph.output}
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted if name not in known)
-    # Beside the graph, where its external data is.
-    probed = source.with_name(f"probed-{source.name}")
-    probed.write_bytes(model.SerializeToString())
-    try:
-        session = onnxruntime.InferenceSession(str(probed), providers=["CPUExecutionProvider"])
-    finally:
-        probed.unlink()
+    options = onnx_session.options()
+    # Of a graph in memory nothing else says where its external data is.
+    options.add_session_config_entry(_DATA_FOLDER, str(source.parent))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    del model
     inputs = [entry.name for entry in session.get_inputs()]
     for request in requests if wanted else ():
         yield dict(zip(wanted, session.run(wanted, {name: request[name] for name in inputs}), strict=True))

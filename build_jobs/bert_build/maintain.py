@@ -6,6 +6,7 @@ claim read-only. The operator, which reads no logs, gets a StoreReport as termin
 
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -81,24 +82,33 @@ def _size(store: Store, artifact: StoredArtifact) -> int:
 
 def _remove(task: StoreTask, store: Store) -> int:
     """Remove the artifacts; returns how many could not be."""
-    age = _listed_ago(task)
+    _listed_ago(task)
     kept = 0
     for artifact in task.artifacts:
         try:
-            found = store.remove(artifact.folder, "bertctl artifacts rm", age)
+            found = store.remove(artifact.folder, "bertctl artifacts rm", lambda: _listed_ago(task))
         except BuildError as error:
-            progress.say("rm", f"{artifact.folder}: KEPT: {error.message} {error.next_step}")
             kept += 1
+            if store.in_place(artifact.folder):
+                progress.say("rm", f"{artifact.folder}: KEPT: {error.message} {error.next_step}")
+            else:  # in bertctl's words, or it would write the record again
+                progress.say("rm", f"{artifact.folder} is not in its place: {error.message} {error.next_step}")
+                progress.say("rm", f"{artifact.folder}: was gone already")
         else:
             progress.say("rm", f"{artifact.folder}: {'removed' if found else 'was gone already'}")
     return kept
 
 
 def _collect(task: StoreTask, store: Store) -> StoreReport:
-    """Put away what nothing uses, wait, delete what no build has brought back."""
+    """Put away what nothing uses, wait, delete what no build has brought back.
+
+    Raises:
+        BuildError: ListTooOld, only before anything is touched: the operator then writes every record again.
+    """
+    _listed_ago(task)
     sizes = {artifact.folder: _size(store, artifact) for artifact in task.artifacts}
-    aside, kept = _put_away(store, {folder: _listed_ago(task) for folder in sizes})
-    aside |= _put_away(store, dict.fromkeys(_unrecorded(task, store), _listed_ago(task)))[0]
+    aside, kept = _put_away(store, task, sizes)
+    aside |= _put_away(store, task, _unrecorded(task, store))[0]
     if aside:
         progress.say("collect", f"{len(aside)} put aside; deleted in {task.grace_seconds} s unless a build wants them")
         time.sleep(task.grace_seconds)
@@ -107,27 +117,27 @@ def _collect(task: StoreTask, store: Store) -> StoreReport:
         if store.delete(trash):
             removed, freed = removed + 1, freed + sizes.get(folder, 0)
             progress.say("collect", f"{folder}: removed")
-        else:
+        elif store.in_place(folder):
             kept += [folder] if folder in sizes else []
             progress.say("collect", f"{folder}: KEPT: a build has brought it back")
+        else:
+            progress.say("collect", f"{folder}: was gone already")
     return StoreReport(removed=removed, kept=kept, freed_bytes=freed)
 
 
-def _put_away(store: Store, folders: dict[str, float]) -> tuple[dict[str, Path], list[str]]:
-    """Where each of the folders is now that could be put away, and those that stay.
-
-    Args:
-        store: theirs.
-        folders: each with the seconds since its users were looked for.
-    """
+def _put_away(store: Store, task: StoreTask, folders: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
+    """Where each of the folders is now that could be put away, and those that are in their place."""
     aside: dict[str, Path] = {}
     kept: list[str] = []
-    for folder, age in folders.items():
+    for folder in folders:
         try:
-            trash = store.put_away(folder, _COLLECTOR, age)
+            trash = store.put_away(folder, _COLLECTOR, lambda: _listed_ago(task))
         except BuildError as error:
-            progress.say("collect", f"{folder}: KEPT: {error.message} {error.next_step}")
-            kept.append(folder)
+            there = store.in_place(folder)
+            progress.say(
+                "collect", f"{folder}: {'KEPT' if there else 'not in its place'}: {error.message} {error.next_step}"
+            )
+            kept += [folder] if there else []
             continue
         if trash is None:
             progress.say("collect", f"{folder}: was gone already")

@@ -18,16 +18,11 @@ class Session:
     """A published or staged artifact, run by ONNX Runtime."""
 
     def __init__(self, folder: Path, *, literal: bool = False) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # By itself it takes as many as the node has, and lets them spin.
-        options.intra_op_num_threads = processors.count()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = False
+        wished = options()
         if literal:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            wished.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(
-            str(folder / names.ONNX_FILE), options, providers=["CPUExecutionProvider"]
+            str(folder / names.ONNX_FILE), wished, providers=["CPUExecutionProvider"]
         )
         self.inputs = [_spec(entry) for entry in self._session.get_inputs()]
         self.outputs = [_spec(entry) for entry in self._session.get_outputs()]
@@ -42,6 +37,17 @@ class Session:
 def open_session(folder: Path, *, literal: bool = False) -> Session:
     """Load the artifact of a folder as a server would, or such that every node computes what it says."""
     return Session(folder, literal=literal)
+
+
+def options() -> Any:  # noqa: ANN401 - a class of onnxruntime, which has no stubs
+    """How a build runs any graph: with the processors of its container, and memory that is given back."""
+    found = onnxruntime.SessionOptions()
+    found.log_severity_level = 3
+    # By itself it takes as many as the node has, and lets them spin.
+    found.intra_op_num_threads = processors.count()
+    found.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    found.enable_cpu_mem_arena = False
+    return found
 
 
 def _spec(entry: Any) -> TensorSpec:  # noqa: ANN401 - a class of onnxruntime, which has no stubs

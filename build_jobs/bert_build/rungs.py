@@ -143,7 +143,8 @@ def _quantised(source: Path, folder: Path, recording: Recording) -> Path:
             "NothingToCalibrate",
             f"The ONNX artifact holds no {names.TEXTS_FILE}, from which the ranges of INT8 are taken: an earlier "
             "release of bert-operator built it.",
-            f"Build it again: set a new value for the annotation {names.REFRESH_ANNOTATION}.",
+            f"Build it again: set a new value for the annotation {names.REFRESH_ANNOTATION}; if source.artifact names "
+            "it, name another ONNX artifact, or where the weights come from.",
         )
     progress.say("stage", f"quantising: ranges from {len(recording.calibration)} texts")
     requests = [sample.inputs for sample in recording.calibration]

@@ -18,7 +18,7 @@ from bert_operator.api.report import BuildRequest, ExitCode
 FILE: Final = "state.json"
 _NAMED: Final = ("request_key", "revision", "weights_digest")
 """What every first step finds out."""
-_NAMED_SOURCE: Final = ("files", "artifact_key", "toolchain", "reused")
+_NAMED_SOURCE: Final = ("files", "texts", "artifact_key", "toolchain", "reused")
 """What `fetch` finds out as well. The key of an engine is known once its GPU is: it is taken again."""
 
 

@@ -7,6 +7,7 @@ source.
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,13 +50,14 @@ def run(job: Job, state: State) -> State:
         raise read_only_store()
     manifest = _proved(Store(job.store), asked)
     folder = Store(job.store).path("onnx", asked.artifact_key)
-    recording = _recording(folder, build)
+    every = golden_answers.read(folder / names.GOLDEN_FILE)
+    golden = _keep_golden(job.work, build, every)
+    recording = _recording(folder, build, every)
     recorded.save(job.work / recorded.FILE, recording.texts, recording.pad, recording.calibration)
-    shutil.copyfile(folder / names.GOLDEN_FILE, job.work / names.GOLDEN_FILE)
     rung, refused = rungs.stage(job, folder, recording, steps.ladder(build))
     tensors = {tensor.name: tensor.dtype for tensor in (*manifest.report.inputs, *manifest.report.outputs)}
     wish = engine_plan.wish(build, asked, tensors, toolchain) | engine_plan.attempt(build, rung)
-    wish |= {"published": sorted(published), "requests": _requests(job.work, build, wish["inputs"], recording)}
+    wish |= {"published": sorted(published), "requests": _requests(job.work, build, wish["inputs"], recording, golden)}
     (job.work / engine_plan.WISH_FILE).write_text(json.dumps(wish, indent=1), encoding="utf-8")
     shutil.rmtree(job.artifact, ignore_errors=True)
     job.artifact.mkdir()
@@ -83,13 +85,25 @@ def _proved(shelf: Store, asked: OnnxArtifact) -> Manifest:
     return manifest
 
 
-def _recording(folder: Path, build: Build) -> Recording:
+def _keep_golden(work: Path, build: Build, every: Sequence[golden_answers.Request]) -> list[golden_answers.Request]:
+    """The golden requests that the engine takes as they are, padding included: it is published with them alone.
+
+    Pods send all that an artifact holds, and the ONNX model may take longer ones.
+    """
+    taken = [one for one in every if one.inputs[golden_answers.MASK].shape[1] <= build.max_sequence_length]
+    arrays: Arrays = {}
+    for number, one in enumerate(taken):
+        arrays |= recorded.entry(number, Recorded(Sample("golden", dict(one.inputs)), dict(one.outputs)))
+    np.savez(work / names.GOLDEN_FILE, allow_pickle=False, **arrays)
+    return taken
+
+
+def _recording(folder: Path, build: Build, golden: Sequence[golden_answers.Request]) -> Recording:
     """Texts and what is expected: the golden ones with the source model's answers, and others.
 
     For the others, those that judged the ONNX artifact and the longest of each profile, the FP32 graph answers, which
     was proved to answer like its source when it was published.
     """
-    golden = golden_answers.read(folder / names.GOLDEN_FILE)
     texts = [
         recorded.unpadded(f"golden request {number}", one)
         for number, one in enumerate(golden)
@@ -108,7 +122,7 @@ def _recording(folder: Path, build: Build) -> Recording:
     return Recording(texts, pad, calibration)
 
 
-def _ids(folder: Path, golden: list[golden_answers.Request]) -> tuple[list[Sample], list[Sample], int]:
+def _ids(folder: Path, golden: Sequence[golden_answers.Request]) -> tuple[list[Sample], list[Sample], int]:
     """Texts of the ONNX artifact, those to calibrate with, and the id that fills unused positions."""
     try:
         return recorded.load_ids(folder / names.TEXTS_FILE)
@@ -117,7 +131,7 @@ def _ids(folder: Path, golden: list[golden_answers.Request]) -> tuple[list[Sampl
         return [], [], _pad(golden)
 
 
-def _pad(golden: list[golden_answers.Request]) -> int:
+def _pad(golden: Sequence[golden_answers.Request]) -> int:
     """The id that fills unused positions, as far as a golden request shows one."""
     for one in golden:
         unused = one.inputs["input_ids"][one.inputs[golden_answers.MASK] == 0]
@@ -131,19 +145,22 @@ def _long_request(pattern: Sample, length: int) -> Arrays:
     return {name: np.resize(values[0], length)[None] for name, values in pattern.inputs.items()}
 
 
-def _requests(work: Path, build: Build, inputs: list[str], recording: Recording) -> list[dict[str, Any]]:
-    """The requests of the comparison as plain bytes: the image that reads them may have no numpy."""
+def _requests(
+    work: Path, build: Build, inputs: list[str], recording: Recording, golden: Sequence[golden_answers.Request]
+) -> list[dict[str, Any]]:
+    """The requests of the comparison, in its order, as plain bytes: the image that reads them may have no numpy."""
     folder = work / "requests"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shapes = engine_plan.profiles(build)
     listed = []
-    asked = arrangements.arrange([one.sample for one in recording.texts], build, recording.pad)
-    for number, one in enumerate(asked):
-        batch, length = one.sample.real.shape
+    arranged = arrangements.arrange([one.sample for one in recording.texts], build, recording.pad)
+    asked = [*(one.sample.inputs for one in arranged), *(one.inputs for one in golden)]
+    for number, request in enumerate(asked):
+        batch, length = request[golden_answers.MASK].shape
         tensors = {}
         for name in inputs:
-            values = np.ascontiguousarray(one.sample.inputs[name])
+            values = np.ascontiguousarray(request[name])
             file = f"requests/{number}-{name}.bin"
             (work / file).write_bytes(values.astype(values.dtype.newbyteorder("<")).tobytes())
             tensors[name] = {"file": file, "shape": list(values.shape)}

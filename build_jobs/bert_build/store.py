@@ -18,7 +18,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -128,13 +128,14 @@ class Store:
         extra = sorted(set(others(folder)) - {*manifest.files, names.MANIFEST_FILE})
         return [fault for fault in wrong if fault] + [f"{file} was not published with it" for file in extra]
 
-    def remove(self, name: str, holder: str, listed_seconds_ago: float) -> bool:
+    def remove(self, name: str, holder: str, listed_seconds_ago: Callable[[], float]) -> bool:
         """Remove an artifact that nothing was seen to use; False if it isn't there.
 
         Args:
             name: of its folder.
             holder: who does it, for whoever waits meanwhile.
-            listed_seconds_ago: how long ago its users were looked for: one that was wanted since then stays.
+            listed_seconds_ago: how long ago its users were looked for: one that was wanted since then stays. Asked
+                under the lock, and again after the move; it may raise BuildError, then the artifact stays.
 
         Raises:
             BuildError: it was published or found again since then, or the claim can't be written.
@@ -142,10 +143,10 @@ class Store:
         aside = self.put_away(name, holder, listed_seconds_ago)
         return aside is not None and self.delete(aside)
 
-    def put_away(self, name: str, holder: str, listed_seconds_ago: float) -> Path | None:
+    def put_away(self, name: str, holder: str, listed_seconds_ago: Callable[[], float]) -> Path | None:
         """Move an artifact aside that nothing was seen to use, whole, so that a build can bring it back.
 
-        Args and errors as `remove` has them.
+        Args and errors as `remove` has them. After an error it is `in_place` again, unless it can't be put back.
 
         Returns:
             Where it is now; None if it wasn't there.
@@ -164,14 +165,21 @@ class Store:
             try:
                 # Once more: a build may have found it between the look and the move. It can't any more.
                 self._refuse_wanted(trash, listed_seconds_ago, name)
-            except BuildError:
+                # Kept from now, not from when it was published. Gone again: a build took our lock and brought it back.
+                with contextlib.suppress(FileNotFoundError):
+                    lock.touch(trash)
+            except (BuildError, OSError):
                 _put_back(trash, target)
                 raise
-            # Kept from now, not from when it was published. Gone again: a build took our lock and brought it back.
-            with contextlib.suppress(FileNotFoundError):
-                lock.touch(trash)
             files.sync_folder(self.folder)
         return trash
+
+    def in_place(self, name: str) -> bool:
+        """Whether something with a manifest is where an artifact belongs; False as well if nobody can tell."""
+        try:
+            return (self.folder / name / names.MANIFEST_FILE).is_file()
+        except OSError:
+            return False
 
     @contextlib.contextmanager
     def _held_if_there_is_room(self, name: str, holder: str) -> Iterator[None]:
@@ -214,9 +222,10 @@ class Store:
                 return True
         return False
 
-    def _refuse_wanted(self, folder: Path, listed_seconds_ago: float, name: str = "") -> None:
+    def _refuse_wanted(self, folder: Path, listed_seconds_ago: Callable[[], float], name: str = "") -> None:
         idle = lock.age(folder, lock.server_time(self.folder))
-        if idle is not None and idle < listed_seconds_ago + WANTED_SECONDS:
+        # The list is the older one of the two the longer we wait: asked after the other.
+        if idle is not None and idle < listed_seconds_ago() + WANTED_SECONDS:
             raise BuildError(
                 "ArtifactWanted",
                 f"{name or folder.name} was published, or found again by a build, {max(0, idle):.0f} s ago: a "
@@ -304,7 +313,7 @@ class Store:
         now = lock.server_time(self.folder)
         for entry in self.folder.iterdir():
             limit = _lifetime(entry.name)
-            idle = lock.age(entry, now)
+            idle = _idle(entry, now)
             if limit is None or idle is None or idle < limit:
                 continue
             progress.say("publish", f"removing {entry.name}, left {idle:.0f} s ago")
@@ -315,6 +324,16 @@ class Store:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+
+
+def _idle(entry: Path, now: float) -> float | None:
+    """Seconds since a leftover was touched or, if it is trash, moved there; None if it is gone."""
+    try:
+        found = entry.lstat()
+    except FileNotFoundError:
+        return None
+    # Trash carries the age of what it was until it is touched; the rename has renewed its ctime.
+    return now - (max(found.st_mtime, found.st_ctime) if entry.name.startswith(_TRASH) else found.st_mtime)
 
 
 def _lifetime(name: str) -> float | None:
@@ -436,8 +455,14 @@ def _put_back(trash: Path, target: Path) -> None:
     try:
         # Also over the empty folder that the kubelet makes for a pod that starts this very moment.
         trash.rename(target)
-    except OSError:
-        progress.say("store", f"{target.name} was published anew meanwhile: {trash.name} is the one before")
+    except FileNotFoundError:
+        progress.say("store", f"{target.name} is not put back: somebody else has moved it on")
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            why = "was published anew meanwhile"
+        else:
+            why = f"can't be put back ({error.strerror}), a build that wants it tries again"
+        progress.say("store", f"{target.name} {why}: {trash.name} is the one before")
 
 
 def _fill(temporary: Path, staged: Path, manifest: Manifest) -> Manifest:
@@ -449,10 +474,12 @@ def _fill(temporary: Path, staged: Path, manifest: Manifest) -> Manifest:
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = files.copy(staged / name, target, counter.add)
         copied[name] = ManifestFile(size=target.stat().st_size, sha256=digest)
+        # A digest that the manifest leaves open is the one of what was read: then only the size can tell.
         if copied[name] != file.model_copy(update={"sha256": file.sha256 or digest}):
             raise BuildError(
                 "ScratchCorrupt",
-                f"{name} changed between its check and its publication.",
+                f"{name} had {file.size} bytes when it was listed, and {copied[name].size} when it was published; "
+                f"its sha256 then was {digest}{f', not {file.sha256}' if file.sha256 else ''}.",
                 "It is tried again.",
                 ExitCode.PASSING,
             )

@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 
 _SHAPE: Final = (2, 8)
-"""Rows and tokens of what is traced: short, because a trace fits every shape or none. `compare` asks every bucket."""
+"""Rows and tokens of what is traced: short, because a trace fits every shape or none. `compare` asks many others."""
 
 
 def traced(module: Any, inputs: Sequence[str], device: str = "cpu") -> Any:  # noqa: ANN401 - torch has no stubs

@@ -6,6 +6,8 @@ from the scratch folder.
 
 import hashlib
 import json
+import math
+import os
 from typing import Final
 
 from bert_build.failures import BuildError
@@ -31,7 +33,7 @@ def bring(job: Job) -> dict[str, str]:
     """Read every file that the request names into the scratch folder; the digest of each one's texts.
 
     Raises:
-        BuildError: a file isn't there or holds anything else than texts.
+        BuildError: a file isn't there, can't be read or holds anything else than texts.
     """
     digests = {}
     for role, source in job.request.build.texts.items():
@@ -58,14 +60,14 @@ def parsed(content: bytes, role: str) -> list[Words]:
         BuildError: it holds something else, too few or too many.
     """
     if len(content) > _BYTES:
-        raise _invalid(role, f"holds {len(content) / 2**20:.1f} MiB, at most {_BYTES >> 20} are read")
+        raise _too_large(role, len(content))
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = content[: error.start].count(b"\n") + 1
         raise _invalid(role, f"is no UTF-8 text: line {number} holds other bytes") from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
-    found = [_words(role, number, line) for number, line in lines if line]
+    lines = enumerate(text.split("\n"), start=1)
+    found = [_words(role, number, line) for number, line in lines if line.strip()]
     least, most = _COUNTS[role]
     if not least <= len(found) <= most:
         raise _invalid(role, f"holds {len(found)} texts, {least} to {most} are needed")
@@ -73,23 +75,37 @@ def parsed(content: bytes, role: str) -> list[Words]:
 
 
 def _words(role: str, number: int, line: str) -> Words:
+    # Only now: a tab at the end of a line tells that the second text is missing.
     parts = [part.strip() for part in line.split("\t")]
-    if len(parts) > 2 or not all(parts):  # noqa: PLR2004 - a pair
+    if len(parts) > 2:  # noqa: PLR2004 - a pair
         raise _invalid(role, f"has {len(parts) - 1} tabs in line {number}: a tab stands between the texts of a pair")
-    if len(line) > _LONGEST:
-        raise _invalid(role, f"has {len(line)} letters in line {number}, at most {_LONGEST} are read")
+    if not all(parts):
+        raise _invalid(role, f"has nothing on one side of the tab in line {number}: both texts of a pair are needed")
+    if (letters := len(line.strip())) > _LONGEST:
+        raise _invalid(role, f"has {letters} letters in line {number}, at most {_LONGEST} are read")
     return parts[0], parts[1] if len(parts) > 1 else None
 
 
 def _read(job: Job, role: str, source: TextsSource) -> bytes:
+    try:
+        return _content(job, role, source)
+    except PermissionError as error:
+        raise _unreadable(role, source) from error
+
+
+def _content(job: Job, role: str, source: TextsSource) -> bytes:
     root = (job.texts / role).resolve()
     try:
         path = (root / source.file).resolve(strict=True)
+    except PermissionError:
+        raise
     except (OSError, RuntimeError) as error:
         raise _missing(job, role, source) from error
     # A link must not lead to what else this container sees.
     if not path.is_relative_to(root) or not path.is_file():
         raise _invalid(role, f"is no plain file: {source.file}")
+    if (size := path.stat().st_size) > _BYTES:
+        raise _too_large(role, size)
     with path.open("rb") as file:
         return file.read(_BYTES + 1)
 
@@ -111,6 +127,22 @@ def _missing(job: Job, role: str, source: TextsSource) -> BuildError:
         f"Claim {source.claim_name!r} holds no file {source.file}, which {FIELDS[role]} names.",
         f"Correct {FIELDS[role]}.path, or put the file there; then {again}",
     )
+
+
+def _unreadable(role: str, source: TextsSource) -> BuildError:
+    where = f"claim {source.claim_name!r}" if source.claim_name else f"ConfigMap {source.config_map_name!r}"
+    return BuildError(
+        "TextsUnreadable",
+        f"File {source.file} of {where}, which {FIELDS[role]} names, can't be read by user {os.getuid()}: its mode or "
+        "that of a folder above it forbids it.",
+        "Make it readable, e.g. `chmod -R a+rX` on its folder; then give the annotation bertops.dev/refresh a new "
+        "value.",
+    )
+
+
+def _too_large(role: str, size: int) -> BuildError:
+    # Rounded up: a byte over the limit isn't the limit.
+    return _invalid(role, f"holds {math.ceil(size * 10 / 2**20) / 10} MiB, at most {_BYTES >> 20} are read")
 
 
 def _invalid(role: str, what: str) -> BuildError:

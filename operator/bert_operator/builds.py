@@ -238,6 +238,7 @@ def _request_key(case: Case, build: api.Build, version: api.ModelVersion, hardwa
         refresh=case.refresh,
         image="+".join(dict.fromkeys(images)),
         engine_image=job.image(build, "compile", case.spec, case.settings) if engine else "",
+        trace_device=job.trace_device(build, case.spec, case.settings),
     )
 
 

@@ -230,12 +230,22 @@ class Leadership:
         self._renewed = None
         try:
             async with asyncio.timeout(GIVE_BACK_SECONDS):
-                held = await self.lease.read()
-                if held is not None and held.holder == self.identity:
-                    await self.lease.write(election.given_back(held, _wall()))
-                    logger.info("gave Lease %s back", self.name)
+                try:
+                    await self._hand_over()
+                except ApiError as error:
+                    if error.status not in CONFLICTS:
+                        raise
+                    # A renewal was on its way when we were told to stop, and came between the read and the write.
+                    await self._hand_over()
         except (ApiError, TimeoutError) as error:
-            logger.warning("couldn't give Lease %s back, it runs out by itself: %s", self.name, error)
+            why = str(error) or "no answer in time"
+            logger.warning("couldn't give Lease %s back, it runs out by itself: %s", self.name, why)
+
+    async def _hand_over(self) -> None:
+        held = await self.lease.read()
+        if held is not None and held.holder == self.identity:
+            await self.lease.write(election.given_back(held, _wall()))
+            logger.info("gave Lease %s back", self.name)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:

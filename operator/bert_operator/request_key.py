@@ -24,6 +24,7 @@ def request_key(  # noqa: PLR0913 - each of them is part of the key
     refresh: str,
     image: str,
     engine_image: str = "",
+    trace_device: str | None = None,
 ) -> str:
     """Name one build request.
 
@@ -37,10 +38,13 @@ def request_key(  # noqa: PLR0913 - each of them is part of the key
         image: references of the build images.
         engine_image: for a TensorRT engine, the image that compiles it: the engine fits no other server, so another
             image is another wish.
+        trace_device: where TorchScript is traced, if not on the CPU: what was traced elsewhere fails there, so it is
+            no older version of it.
 
     Returns:
         32 hex digits.
     """
+    only_if_any = {"engineImage": engine_image, "traceDevice": trace_device}
     wish = {
         "claim": claim_uid,
         "refresh": refresh,
@@ -48,7 +52,7 @@ def request_key(  # noqa: PLR0913 - each of them is part of the key
         "build": _plain(build),
         "hardware": _plain(spec.hardware),
         "builds": _plain(spec.builds.model_copy(update={"queue_name": None})),
-    } | ({"engineImage": engine_image} if engine_image else {})
+    } | {name: value for name, value in only_if_any.items() if value}
     return digest(wish)[:WISH_DIGITS] + digest(image)[:TOOLCHAIN_DIGITS]
 
 

@@ -165,7 +165,10 @@ class Shard:
         status = leader.gone()
         if (status == 0) != (fault == "told"):
             done.problems.append(f"exit status {status}")
-        done.problems += unlawful(self.audit.since(began - 5))
+        found = self.audit.since(began - 5)
+        done.problems += unlawful(found)
+        if fault == "told":
+            done.problems += after_giving_back(found, leader.token)
         return done
 
     def _woken(self, leader: One, stopped: float) -> Iterator[str]:
@@ -233,8 +236,8 @@ def _write(event: dict[str, Any]) -> Write:
 def unlawful(found: Iterable[Write]) -> list[str]:
     """Writes by one who didn't hold the Lease: another wrote the Lease last, or the renewal was too long ago.
 
-    A Lease that is given back is written once more by its holder; nothing of its may come after that, which shows as a
-    write after the next holder's, or as one too late.
+    A Lease that is given back is written by its holder too, so what that one writes then looks lawful here until the
+    next holder's first word: `after_giving_back` sees it.
     """
     holder, renewed, wrong = "", float("-inf"), []
     for write in found:
@@ -244,6 +247,14 @@ def unlawful(found: Iterable[Write]) -> list[str]:
         elif holder and (write.token != holder or write.at > renewed + DEADLINE_SECONDS):
             wrong.append(f"{write.token} wrote {write.what} {write.at - renewed:.2f} s after {holder} wrote the Lease")
     return wrong
+
+
+def after_giving_back(found: Iterable[Write], token: str) -> list[str]:
+    """What one who was told to end wrote after its last word about the Lease: giving it back is the last thing it does."""
+    mine = [write for write in found if write.token == token]
+    last = max((write.at for write in mine if write.lease), default=float("-inf"))
+    late = (write for write in mine if not write.lease and write.at > last)
+    return [f"{token} wrote {write.what} {write.at - last:.2f} s after its last word about the Lease" for write in late]
 
 
 def _bert() -> dict[str, Any]:

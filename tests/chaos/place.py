@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -204,7 +204,16 @@ class Place:
                 return f"{name}: Ready is {ready.get('status')}, {ready.get('reason')}, {ready.get('message')}"
         if jobs := await self.items("Job"):
             return f"{len(jobs)} Jobs are left"
-        return await self._pods(serves)
+        return await self._orphans({one["metadata"]["uid"] for one in berts.values()}) or await self._pods(serves)
+
+    async def _orphans(self, berts: Collection[str]) -> str:
+        """What the garbage collector hasn't come to yet: it needs longer than we to see that an owner has gone."""
+        for obj in await self.objects():
+            owners = obj["metadata"].get("ownerReferences") or ()
+            ours = [one["uid"] for one in owners if one["kind"] == "BertDeployment"]
+            if ours and not any(uid in berts for uid in ours):
+                return f"{obj.get('kind')} {obj['metadata']['name']} is left of a deleted BertDeployment"
+        return ""
 
     async def _pods(self, serves: Mapping[str, int]) -> str:
         deployments = await self.items("Deployment")

@@ -284,6 +284,7 @@ class Play:
     def judge(self) -> None:
         """Everybody has ended, well or not: is all kept that was promised, and can the next one work?"""
         self._serve()
+        self._recorded_again()
         (self.mount / "others").unlink(missing_ok=True)
         promised = dict(self.old)
         collected = {actor.key for actor in self.actors if actor.kind == "collect"}
@@ -300,6 +301,15 @@ class Play:
             if key in reported or key not in collected:
                 self._kept(key, digest, collected=key in collected)
         self._works_on()
+
+    def _recorded_again(self) -> None:
+        """What the only collector of an artifact calls kept gets its record back: it must be there."""
+        collectors = [actor for actor in self.actors if actor.kind == "collect"]
+        keys = Counter(actor.key for actor in collectors)
+        for actor in collectors:
+            target = self.store.path("onnx", actor.key)
+            if keys[actor.key] == 1 and actor.result()["outcome"] == "kept" and not (target / "manifest.json").exists():
+                self.done.violations.append(f"served from nothing: {target.name[:13]} is called kept and isn't there")
 
     def _kept(self, key: str, digest: str, *, collected: bool) -> None:
         """A finished artifact is in its place, or is brought back whole by the build that next wants it."""

@@ -97,6 +97,25 @@ def test_upgrade_brings_new_crd_fields_and_uninstall_keeps_what_users_made(api: 
     assert api.request("GET", f"{BERTS}/minilm").code == 200
 
 
+def test_an_operator_that_knows_no_lease_ends_before_one_that_does_begins(api: KubeApi) -> None:
+    def live() -> Any:
+        return api.request("GET", f"/apis/apps/v1/namespaces/{SYSTEM}/deployments/{RELEASE}").body["spec"]["strategy"]
+
+    def next_one() -> Any:
+        shown = _upgrade(api, helm.CHART, "--dry-run=server").split("MANIFEST:\n")[1].split("\nNOTES:")[0]
+        (found,) = [one for one in yaml.load_all(shown, yaml.CSafeLoader) if one and one["kind"] == "Deployment"]
+        return found["spec"]["strategy"]["type"]
+
+    _upgrade(api)
+    assert next_one() == "RollingUpdate"
+    _upgrade(api, helm.CHART, "--set", "leaderElection.enabled=false")
+    assert live() == {"type": "Recreate"}
+    assert next_one() == "Recreate", "the live one takes part in no election"
+    _upgrade(api)
+    assert live() == {"type": "Recreate"}
+    assert next_one() == "RollingUpdate", "this one time only"
+
+
 def test_the_operators_pod_passes_the_restricted_profile(api: KubeApi) -> None:
     _upgrade(api)
     deployment = api.request("GET", f"/apis/apps/v1/namespaces/{SYSTEM}/deployments/{RELEASE}").body

@@ -208,7 +208,12 @@ def _kubeconfig(api: KubeApi, folder: Path, arguments: tuple[str, ...], server: 
     scopes = [("Role", f"namespaces/{namespace}/") for namespace in namespaces] or [("ClusterRole", "")]
     for kind, scope in scopes:
         root = f"/apis/rbac.authorization.k8s.io/v1/{scope}"
-        api.request("POST", f"{root}{kind.lower()}s", {"metadata": {"name": name}, "rules": rules})
+        role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "rules": rules}
+        # Applied: a cluster that is up already may hold an older one.
+        path = f"{root}{kind.lower()}s/{name}"
+        api.request(
+            "PATCH", path, role, content_type="application/apply-patch+yaml", fieldManager="tests", force="true"
+        )
         reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
         binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": subjects}
         api.request("POST", f"{root}{kind.lower()}bindings", binding)

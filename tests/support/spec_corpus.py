@@ -377,6 +377,21 @@ BUILDS = [
         put(SOURCE, {"artifact": {"name": "onnx-1"}}),
         says="a published artifact doesn't hold",
     ),
+    *[
+        _bad(
+            f"{field}-of-an-artifact",
+            put(f"{FIRST}.build.fidelity", {field: texts}),
+            put(SOURCE, {"artifact": {"name": "onnx-1"}}),
+            says="build.fidelity.samples and samplesFrom need the source's tokenizer",
+        )
+        for field, texts in (("samples", [{"text": "x"}]), ("samplesFrom", {"configMapName": "a"}))
+    ],
+    *_each(
+        "key-of-texts",
+        f"{FIRST}.build.fidelity.samplesFrom",
+        [{"configMapName": "a", "key": key} for key in ("", ".", "..", "..data", "a/b")],
+        "samplesFrom.key: ",
+    ),
 ]
 
 SERVING = [
@@ -698,7 +713,13 @@ GOOD: dict[str, tuple[Mutation, ...]] = {
     "bucket-by-ipv6": (put(SOURCE, {"s3": {**_bucket, "endpoint": "http://[2001:db8::1]:9000"}}),),
     "bucket-by-ipv4": (put(SOURCE, {"s3": {**_bucket, "endpoint": "http://10.0.0.5:9000/"}}),),
     "bucket-by-a-name-of-digits": (put(SOURCE, {"s3": {**_bucket, "endpoint": "http://4.minio.168.x1:9000"}}),),
-    "published-artifact": (put(SOURCE, {"artifact": {"name": "onnx-5555-abcdef"}}),),
+    "published-artifact": (
+        put(SOURCE, {"artifact": {"name": "onnx-5555-abcdef"}}),
+        put(f"{FIRST}.build.fidelity", {"minCosine": "0.99", "samples": []}),
+    ),
+    "texts-of-a-hidden-key": (
+        put(f"{FIRST}.build.fidelity.samplesFrom", {"configMapName": "a", "key": ".my..texts.txt"}),
+    ),
     "root-of-a-claim": (put(SOURCE, {"pvc": {"claimName": "models"}}),),
     "two-versions": (put("spec.models", [model("bert", 1, 2, defaultVersion=2)]),),
     "labels": (

@@ -540,9 +540,16 @@ class TextsSource(Model):
     config_map_name: ObjectName | None = Field(
         None, description="A ConfigMap of this namespace. The operator never reads it; the build Job does."
     )
-    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", min_length=1, max_length=253)] | None = Field(
-        None, description="Key inside the ConfigMap; unset: `texts.txt`."
-    )
+    key: (
+        Annotated[
+            str,
+            # As Kubernetes names them: `.` and `..` are no files, and what begins with `..` is the kubelet's.
+            StringConstraints(
+                pattern=r"^([-_a-zA-Z0-9]|\.[-_a-zA-Z0-9])[-._a-zA-Z0-9]*$", min_length=1, max_length=253
+            ),
+        ]
+        | None
+    ) = Field(None, description="Key inside the ConfigMap; unset: `texts.txt`.")
     claim_name: ObjectName | None = Field(
         None, description="A PersistentVolumeClaim of this namespace; it is mounted read-only."
     )
@@ -816,6 +823,18 @@ class BertModel(Model):
             field_path=".build",
             holds=lambda self: (
                 self.build.calibration is None or all(one.source.artifact is None for one in self.versions)
+            ),
+        ),
+        Rule(
+            rule="(!has(self.build.fidelity.samplesFrom) && (!has(self.build.fidelity.samples) || "
+            "size(self.build.fidelity.samples) == 0)) || self.versions.all(v, !has(v.source.artifact))",
+            message="build.fidelity.samples and samplesFrom need the source's tokenizer, which a published artifact "
+            "doesn't hold: remove them (the artifact brings the token ids that judged it), or name where the weights "
+            "come from",
+            field_path=".build",
+            holds=lambda self: (
+                not (self.build.fidelity.samples or self.build.fidelity.samples_from)
+                or all(one.source.artifact is None for one in self.versions)
             ),
         ),
         Rule(

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bert_build import engine, engine_plan, job, recorded
+from bert_build import engine, engine_plan, golden_answers, job, recorded
 from bert_build.handlers.tensorrt import compile_engine
 from bert_build.recorded import Recorded, Recording
 from bert_build.samples import Sample
@@ -149,7 +149,7 @@ class TestTheWholeJob:
         assert [one.max for one in report.profiles] == [[4, 8], [4, 16], [4, 24]]
         assert [(one.name, one.dtype, one.dims) for one in report.outputs] == [("logits", "FP32", [2])]
         assert report.revision == "main"
-        assert report.fidelity.samples == 2 + 2 + 3
+        assert report.fidelity.samples == 2 + 2 + 3 + 2, "golden, other texts, the longest, golden as sent"
         assert len(compiling.log.read_bytes()) <= 3500
         manifest = Store(compiling.folder / "store").sound("tensorrt", report.artifact_key)
         assert manifest is not None
@@ -242,7 +242,7 @@ class TestStage:
         shapes = [tuple(one["inputs"]["input_ids"]["shape"]) for one in wish(compiling)["requests"]]
         assert {(1, 8), (1, 16), (1, 24)} <= set(shapes[:3])  # alone
         assert (1, 24) in shapes[3:]  # the short one, padded
-        assert shapes[-1] == (3, 24)  # all of them in one batch
+        assert shapes[-3:] == [(3, 24), (1, 8), (1, 16)]  # all of them in one batch, and the golden ones as they are
 
     def test_nothing_of_the_store_reaches_the_gpu_but_the_graph(self, compiling: CompileJob) -> None:
         compiling.ask()
@@ -250,6 +250,52 @@ class TestStage:
         graph = compiling.work / engine_plan.GRAPH_FILE
         assert graph.read_bytes() == (compiling.onnx.folder / names.ONNX_FILE).read_bytes()
         assert wish(compiling)["graph"] == engine_plan.GRAPH_FILE
+
+    @pytest.mark.parametrize("longest", [24, 12])
+    def test_golden_requests_are_asked_and_kept_as_pods_will_ask_them(
+        self, compiling: CompileJob, longest: int
+    ) -> None:
+        """An ONNX artifact may take more tokens than the engine: what the engine can't take, no pod may ask it."""
+        compiling.one_row[1]["attention_mask"][:, 10:] = 0
+        compiling.finish()
+        compiling.ask(maxSequenceLength=longest)
+        compiling.through(*STEPS)
+        fitting = [one for one in compiling.one_row if one["input_ids"].shape[1] <= longest]
+        engine = compiling.folder / "store/artifacts" / f"tensorrt-{compiling.report().artifact_key}"
+        kept = golden_answers.read(engine / names.GOLDEN_FILE)
+        assert [one.inputs["input_ids"].tolist() for one in kept] == [one["input_ids"].tolist() for one in fitting]
+        asked = wish(compiling)["requests"][-len(fitting) :]
+        masks = [compiling.work / one["inputs"]["attention_mask"]["file"] for one in asked]
+        assert [path.read_bytes() for path in masks] == [one["attention_mask"].tobytes() for one in fitting]
+        others = [one.sample.real.shape for one in recorded.load(compiling.work / recorded.FILE).texts]
+        assert (1, 10) in others, "its text is judged all the same, without the padding"
+
+    def test_no_published_artifact_is_written_to(self, compiling: CompileJob) -> None:
+        """`stage` has the store read-only, and a stray file beside a graph would make it no artifact any more."""
+        compiling.finish()
+        store = compiling.folder / "store"
+        compiling.ask(precision="int8")
+        untouched(store)
+        compiling.through("stage")
+        assert touched(store) == []
+        compiling.through("compile", "answer")
+        compiling.answer_wrongly(float("nan"))
+        compiling.through("compare", "compile-fp16")
+        compiling.answer_wrongly(float("nan"))
+        untouched(store)
+        compiling.through("compare-fp16")
+        assert wish(compiling)["precision"] == "mixed"
+        assert touched(store / names.ARTIFACTS_FOLDER) == []
+
+
+def untouched(folder: Path) -> None:
+    """Make everything look very old: whatever is written, made or removed shows in the time of its folder."""
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (0, 0))
+
+
+def touched(folder: Path) -> list[Path]:
+    return [path for path in (folder, *folder.rglob("*")) if path.stat().st_mtime_ns]
 
 
 class TestFallback:
@@ -353,6 +399,7 @@ class TestFallback:
         assert compiling.step("stage") == 65
         assert compiling.failure().reason == "NothingToCalibrate"
         assert "bertops.dev/refresh" in compiling.failure().next_step
+        assert "if source.artifact names it, name another ONNX artifact" in compiling.failure().next_step
 
 
 class Driver:

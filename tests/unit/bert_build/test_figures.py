@@ -139,6 +139,12 @@ def test_a_short_text_is_padded_to_every_bucket_alone_or_in_company(own: list[in
     assert padded.count(512) <= 1
 
 
+def test_a_trace_is_asked_at_every_length_that_is_served() -> None:
+    build, made = building.build(maxSequenceLength=2048, format="torchscript"), supply(max_position_embeddings=2048)
+    asked = list(arrangements.arrange(probes.texts(Path(), made, build), build, pad=3))
+    assert set(samples.buckets(build)) <= {one.sample.real.shape[1] for one in asked}
+
+
 def test_an_engine_is_never_asked_for_a_larger_batch_than_it_takes() -> None:
     build = building.build(maxSequenceLength=32, format="tensorrt", maxBatchSize=1)
     assert {one.sample.real.shape[0] for one in arrangements.arrange(texts(), build, pad=0)} == {1}

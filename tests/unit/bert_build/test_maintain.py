@@ -1,11 +1,12 @@
 """What the Jobs of `bertctl artifacts` do to a store: they read every byte, and never remove what somebody wants."""
 
+import contextlib
 import errno
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,6 +69,18 @@ class Claim:
 def long_ago(path: Path, seconds: float = 900) -> None:
     then = time.time() - seconds
     os.utime(path, (then, then))
+
+
+def just_now() -> float:
+    """How long ago the users were looked for."""
+    return 0.0
+
+
+def later(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """From now on it is so much later, for this node and for the claim."""
+    now = time.time() + seconds
+    patch.setattr(time, "time", lambda: now)
+    patch.setattr(lock, "server_time", lambda _: now)
 
 
 @pytest.fixture
@@ -196,7 +209,7 @@ def test_who_is_publishing_it_is_waited_for(claim: Claim, monkeypatch: pytest.Mo
     ended = threading.Event()
 
     def remove() -> None:
-        claim.store.remove(NAME, "rm", 0)
+        claim.store.remove(NAME, "rm", just_now)
         ended.set()
 
     with lock.held(claim.store.folder / f".lock-{NAME}", "a build"):
@@ -221,7 +234,7 @@ def test_a_build_that_finds_it_between_the_look_and_the_move_gets_it_back(
 
     monkeypatch.setattr(Path, "rename", slow)
     with pytest.raises(BuildError, match="found again by a build"):
-        claim.store.remove(NAME, "rm", 0)
+        claim.store.remove(NAME, "rm", just_now)
     assert claim.store.sound("onnx", KEY) is not None
     assert claim.there() == [NAME, f"onnx-{OTHER}"]
 
@@ -247,7 +260,7 @@ def test_whoever_was_told_that_it_is_there_still_finds_it_after_every_race(claim
         thread.start()
         begin.wait()
         try:
-            removed = claim.store.remove(NAME, "rm", 0)
+            removed = claim.store.remove(NAME, "rm", just_now)
         except BuildError:
             removed = False
         thread.join()
@@ -301,8 +314,8 @@ def test_a_job_killed_in_its_grace_leaves_it_to_be_brought_back_for_a_day(claim:
     with pytest.raises(KeyboardInterrupt):
         claim.collect(*claim.recorded, during=die)
     assert claim.store.found("onnx", KEY) is not None
-    (aside,) = claim.store.put_aside(f"onnx-{OTHER}")
-    long_ago(aside, 90_000)
+    assert claim.store.put_aside(f"onnx-{OTHER}")
+    later(claim.patch, 90_000)
     # Whoever works on the store next deletes what nobody wanted.
     scratch = claim.store.mount.parent / "new"
     assert claim.store.publish(scratch, building.staged(scratch, key="12" * 16), "me")
@@ -316,6 +329,97 @@ def test_two_jobs_that_collect_the_same_delete_it_once(claim: Claim) -> None:
 
     assert claim.collect(claim.recorded[0], during=second) == 0
     assert claim.there() == [f"onnx-{OTHER}"]
+
+
+def test_who_cleans_up_leaves_what_was_moved_aside_this_moment(claim: Claim) -> None:
+    """It has the age of the artifact until it is touched."""
+    long_ago(claim.store.path("onnx", KEY), 40 * 86_400)
+    touch, scratch = lock.touch, claim.store.mount.parent / "new"
+
+    def slow(path: Path) -> None:
+        if path.name.startswith(".trash-"):
+            claim.patch.setattr(lock, "touch", touch)
+            assert claim.store.publish(scratch, building.staged(scratch, key="12" * 16), "me")
+        touch(path)
+
+    claim.patch.setattr(lock, "touch", slow)
+    assert claim.collect(claim.recorded[0], during=lambda: bool(claim.store.found("onnx", KEY)) and None) == 0
+    assert NAME in claim.there()
+    assert claim.report().kept == [NAME]
+
+
+def test_what_somebody_else_has_deleted_is_not_called_kept(claim: Claim, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its record would come back, and pods would be served from nothing."""
+
+    def delete() -> None:
+        (aside,) = claim.store.put_aside(NAME)
+        assert claim.store.delete(aside)
+
+    assert claim.collect(claim.recorded[0], during=delete) == 0
+    assert claim.report() == StoreReport()
+    assert f"{NAME}: was gone already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["collect", "rm"])
+@pytest.mark.parametrize("broken", ["server_time", "touch"])
+@pytest.mark.parametrize("stays", [True, False])
+def test_what_fails_after_the_move_is_kept_only_if_it_is_in_its_place_again(
+    claim: Claim,
+    capsys: pytest.CaptureFixture[str],
+    action: str,
+    broken: str,
+    stays: bool,  # noqa: FBT001
+) -> None:
+    rename, real = Path.rename, getattr(lock, broken)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def moved(path: Path, target: Path) -> Path:
+        done = rename(path, target)
+        if path.name == NAME:
+            claim.patch.setattr(lock, broken, fail)
+            if not stays:
+                claim.patch.setattr(Path, "rename", fail)
+        return done
+
+    claim.patch.setattr(Path, "rename", moved)
+    if action == "collect":
+        assert claim.collect(claim.recorded[0]) == 0
+        assert claim.report().kept == [NAME] * stays
+    else:
+        assert claim.run("rm", claim.recorded[0]) == 65
+        assert f"{NAME}: {'KEPT: ' if stays else 'was gone already'}" in capsys.readouterr().out
+    assert (NAME in claim.there()) is stays
+    claim.patch.setattr(lock, broken, real)
+    claim.patch.setattr(Path, "rename", rename)
+    assert claim.store.found("onnx", KEY) is not None
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "said"),
+    [
+        (
+            lambda claim: claim.store.path("onnx", OTHER).rename(claim.store.path("onnx", KEY)),
+            "published anew meanwhile",
+        ),
+        (lambda claim: claim.store.delete(*claim.store.put_aside(NAME)), "somebody else has moved it on"),
+        (lambda claim: claim.store.path("onnx", KEY).write_text("x"), "can't be put back (Not a directory)"),
+    ],
+)
+def test_why_it_is_not_put_back_is_told_as_it_is(
+    claim: Claim, capsys: pytest.CaptureFixture[str], meanwhile: Callable[[Claim], object], said: str
+) -> None:
+    def wanted(_store: Store, folder: Path, *_: object) -> None:
+        if folder.name.startswith(".trash-"):
+            meanwhile(claim)
+            raise BuildError("ArtifactWanted", "somebody wants it")
+
+    claim.patch.setattr(Store, "_refuse_wanted", wanted)
+    with pytest.raises(BuildError, match="somebody wants it"):
+        claim.store.remove(NAME, "rm", just_now)
+    assert f"{NAME}" in (out := capsys.readouterr().out)
+    assert said in out
 
 
 def test_what_no_record_names_goes_when_it_was_idle_for_long(claim: Claim) -> None:
@@ -336,6 +440,53 @@ def test_an_old_list_collects_nothing(claim: Claim) -> None:
     assert claim.collect(*claim.recorded, listedAt=time.time() - 700) == 65
     assert claim.there() == [NAME, f"onnx-{OTHER}"]
     assert '"reason":"ListTooOld"' in claim.termination.read_text()
+
+
+def test_a_list_that_grows_old_while_it_works_ends_with_what_is_left_kept(claim: Claim) -> None:
+    """ListTooOld would say that nothing was touched: every record would come back."""
+    put_away = Store.put_away
+
+    def slow(store: Store, name: str, *rest: Any) -> Path | None:
+        done = put_away(store, name, *rest)
+        later(claim.patch, 700)
+        return done
+
+    claim.patch.setattr(Store, "put_away", slow)
+    assert claim.collect(*claim.recorded, recorded=[], idleSeconds=0) == 0
+    assert claim.there() == [f"onnx-{OTHER}"]
+    assert (claim.report().removed, claim.report().kept) == (1, [f"onnx-{OTHER}"])
+
+
+def test_a_list_that_grows_old_in_the_last_moment_puts_it_back(claim: Claim) -> None:
+    rename = Path.rename
+
+    def slow(path: Path, target: Path) -> Path:
+        done = rename(path, target)
+        later(claim.patch, 700)
+        return done
+
+    claim.patch.setattr(Path, "rename", slow)
+    assert claim.collect(claim.recorded[0]) == 0
+    assert claim.report().kept == [NAME]
+    assert NAME in claim.there()
+
+
+@pytest.mark.parametrize("action", ["rm", "collect"])
+def test_what_was_wanted_while_it_waited_for_the_lock_stays(claim: Claim, action: str) -> None:
+    """Four minutes before its turn came, when the users had been looked for long ago."""
+    held, now = lock.held, time.time()
+
+    @contextlib.contextmanager
+    def busy(*arguments: Any) -> Iterator[lock.Heartbeat]:
+        with held(*arguments) as heartbeat:
+            os.utime(claim.store.path("onnx", KEY), (now + 150,) * 2)
+            later(claim.patch, 400)
+            yield heartbeat
+
+    claim.patch.setattr(lock, "held", busy)
+    code = claim.collect(claim.recorded[0]) if action == "collect" else claim.run("rm", claim.recorded[0])
+    assert code == (0 if action == "collect" else 65)
+    assert NAME in claim.there()
 
 
 def test_the_longest_report_still_fits_into_a_termination_message() -> None:
@@ -381,7 +532,7 @@ def test_a_read_only_claim_is_named_with_what_still_works(claim: Claim, monkeypa
     assert claim.run("verify") == 0
     monkeypatch.setattr(Path, "rename", read_only)
     with pytest.raises(BuildError, match="serves what is in it already") as refused:
-        claim.store.remove(NAME, "rm", 0)
+        claim.store.remove(NAME, "rm", just_now)
     assert "ReadWriteOnce or ReadWriteMany" in refused.value.next_step
 
 

@@ -76,6 +76,7 @@ def test_an_untouched_build_is_published_with_where_it_comes_from(pod: Pod) -> N
         ({"revision": "v2"}, "revision"),
         ({"toolchain": {"torch": "3"}}, "toolchain"),
         ({"reused": True}, "reused"),
+        ({"texts": {"samples": "12" * 32}}, "texts"),
     ],
 )
 def test_a_step_that_renames_the_build_publishes_nothing(pod: Pod, changes: dict[str, Any], field: str) -> None:

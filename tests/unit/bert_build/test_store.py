@@ -151,8 +151,22 @@ def test_stop_in_the_middle_leaves_nothing(store: Store, scratch: Path, monkeypa
     assert list(store.folder.iterdir()) == []
 
 
-def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(store: Store, scratch: Path) -> None:
+def test_what_grows_after_it_was_listed_is_refused_with_its_sizes(store: Store, scratch: Path) -> None:
+    manifest = building.staged(scratch)
+    with (scratch / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BuildError, match=r"model\.onnx had 20000 bytes when it was listed, and 20001 when"):
+        store.publish(scratch, manifest, "me")
+    assert list(store.folder.iterdir()) == []
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(
+    store: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.folder.mkdir()
+    # Trash counts from when it was moved, which no test can date back.
+    now = time.time() + 90_000
+    monkeypatch.setattr(lock, "server_time", lambda _: now)
     for name, idle in (
         (".tmp-dead", 130),
         (".tmp-alive", 5),
@@ -162,7 +176,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(store: Store, scr
     ):
         (store.folder / name).mkdir()
         (store.folder / name / "file").write_text("x")
-        long_ago(store.folder / name, idle)
+        os.utime(store.folder / name, (now - idle,) * 2)
     store.publish(scratch, building.staged(scratch), "me")
     assert leftovers(store) == [".tmp-alive", ".trash-new", "mine"]
 

@@ -49,7 +49,11 @@ def in_place(_store: Store, staged: Path, manifest: Any, target: Path, *_: objec
 
 @pytest.mark.parametrize(
     ("name", "instead", "word"),
-    [("_publish", in_place, "served half"), ("_refuse_wanted", lambda *_: None, "lost")],
+    [
+        ("_publish", in_place, "served half"),
+        ("_refuse_wanted", lambda *_: None, "lost"),
+        ("in_place", lambda *_: True, "served from nothing"),
+    ],
 )
 def test_the_checker_sees_a_store_that_is_not_safe(
     monkeypatch: pytest.MonkeyPatch, name: str, instead: Callable[..., None], word: str

@@ -1,6 +1,8 @@
 """Texts of the user's from a ConfigMap or a claim: what is read, what is refused, and what it names."""
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,8 @@ def test_one_text_a_line_and_a_tab_between_the_texts_of_a_pair() -> None:
     ("content", "says"),
     [
         (b"", "holds 0 texts, 1 to 64 are needed"),
+        (b"fine\nWer?\t\n", "has nothing on one side of the tab in line 2"),
+        (b"\tpassage\n", "has nothing on one side of the tab in line 1"),
         (b"x\n" * 65, "holds 65 texts"),
         (b"fine\na\tb\tc\n", "has 2 tabs in line 2"),
         (b"fine\n\xff\xfe\n", "is no UTF-8 text: line 2"),
@@ -67,6 +71,33 @@ def test_what_are_no_texts_is_named_by_line(content: bytes, says: str) -> None:
         user_texts.parsed(content, user_texts.SAMPLES)
     assert caught.value.reason == "TextsInvalid"
     assert f"build.fidelity.samplesFrom {says}" in caught.value.message
+
+
+@pytest.mark.parametrize(("size", "says"), [(5 << 20, "holds 5.0 MiB"), ((4 << 20) + 1, "holds 4.1 MiB")])
+def test_the_size_of_a_large_file_is_told(tmp_path: Path, size: int, says: str) -> None:
+    told = job(tmp_path, files={"samples/texts.txt": b""}, fidelity=from_config_map())
+    os.truncate(tmp_path / "texts/samples/texts.txt", size)
+    assert f"build.fidelity.samplesFrom {says}, at most 4 are read" in refused(told).message
+
+
+@pytest.mark.parametrize("call", ["open", "resolve"])  # a file of somebody else's, and one in such a folder
+def test_what_may_not_be_read_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    files = {"samples/a/b.txt": b"text"}
+    told = job(tmp_path, files=files, fidelity={"samplesFrom": {"claimName": "models", "path": "a/b.txt"}})
+    real = getattr(Path, call)
+
+    def forbidden(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "b.txt":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, call, forbidden)
+    error = refused(told)
+    assert (error.reason, error.code) == ("TextsUnreadable", ExitCode.USER_ERROR)
+    assert "a/b.txt of claim 'models', which build.fidelity.samplesFrom names, can't be read" in error.message
+    assert "chmod -R a+rX" in error.next_step
 
 
 def test_a_missing_config_map_is_named_with_what_to_do_and_is_tried_again(tmp_path: Path) -> None:

@@ -69,6 +69,25 @@ def test_for_gpus_it_is_traced_and_judged_on_a_gpu_and_the_source_is_asked_on_th
     assert holders == {"convert", "compare"}
 
 
+def test_a_profile_that_gains_gpus_gets_a_trace_of_its_own() -> None:
+    """What was traced on CPUs is no older version of it: it fails there at the first request."""
+    images = IMAGES | {"buildGpu": GPU_IMAGE}
+    profiles: tuple[dict[str, str], ...] = ({}, {"resourceName": "nvidia.com/gpu"})
+    without, having = (builders.settings(images=images, hardwareProfiles={"own": one}) for one in profiles)
+    world = a_world(a_spec("own"))
+    for _ in range(2):
+        world.carry_out(world.plan(without))
+    world.finish_job(*world.all("Job"), builders.report(format="torchscript"))
+    list(world.settle(without))
+
+    plan = world.plan(having)
+
+    (job,) = plan.create
+    pod = job["spec"]["template"]["spec"]
+    assert request({one["name"]: one for one in pod["initContainers"]}).trace_device == "cuda"
+    assert [one["kind"] for one in plan.apply if one["kind"] == "Deployment"] == []
+
+
 def test_other_formats_on_gpus_dont_need_its_image() -> None:
     containers = the_job(a_spec(format="onnx"))
     assert {one["image"] for one in containers.values()} == {"registry.example/build:1"}

@@ -145,6 +145,26 @@ def test_a_successor_takes_over_soon_after_the_lease_was_given_back() -> None:
     virtual_time.run(main())
 
 
+def test_a_renewal_that_lands_while_the_lease_is_given_back_does_not_keep_it() -> None:
+    async def main() -> None:
+        lease = FakeLease()
+        only = One(lease, "a").begin()
+        await asyncio.sleep(0.1)
+        original = lease.read
+
+        async def overtaken() -> Record | None:
+            found = await original()
+            lease.read = original  # type: ignore[method-assign]
+            lease.taken_by("a")
+            return found
+
+        lease.read = overtaken  # type: ignore[method-assign]
+        await only.end()
+        assert lease.holder == ""
+
+    virtual_time.run(main())
+
+
 def test_one_that_dies_is_followed_when_its_lease_has_run_out_and_not_before() -> None:
     async def main() -> None:
         lease = FakeLease()
