@@ -11,7 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -38,6 +38,7 @@ WORDS_SECONDS: Final = 60.0
 """How long a Job's pod is waited for that has ended: the watch of pods may be later than that of Jobs."""
 _PREFIX: Final = "claim/"
 _CONFLICT: Final = 409
+_NOT_FOUND: Final = 404
 _UNTOUCHED: Final = "ListTooOld"
 """What a Job says that has done nothing at all."""
 
@@ -68,7 +69,7 @@ class Stores(Protocol):
         """Write on a record since when nothing uses it."""
 
     async def withdraw(self, record: Manifest) -> bool:
-        """Delete a record that has not changed."""
+        """Delete a record that has not changed; False if it has, or is gone."""
 
 
 def key(namespace: str, claim: str) -> Key:
@@ -82,6 +83,19 @@ def claim_of(wanted: Key) -> str:
 
 
 @dataclass(kw_only=True)
+class _Going:
+    """What a Job of ours removes, and what is known of its pods as long as it lives."""
+
+    store: Key
+    """(namespace, claim)."""
+    records: list[Manifest]
+    pods: set[str] = field(default_factory=set)
+    """UIDs of those that were seen."""
+    begun: bool = False
+    """One of them may have run."""
+
+
+@dataclass(kw_only=True)
 class Collector:
     """Looks after the stores of all claims."""
 
@@ -89,17 +103,28 @@ class Collector:
     children: Children
     stores: Stores
     settings: Settings
+    enqueue: Callable[[Key], None]
+    """Asks for BertDeployments that our writes concern: the watch will not name them again."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     clock: Callable[[], float] = time.time
-    _withdrawn: dict[str, list[Manifest]] = field(default_factory=dict)
-    """UID of a Job -> the records of what it removes."""
+    _withdrawn: dict[str, _Going] = field(default_factory=dict)
+    """UID of a Job -> what it removes."""
+    _owed: dict[Key, list[Manifest]] = field(default_factory=dict)
+    """(namespace, claim) -> records to write again, which may take more than one try."""
+    _not_before: dict[Key, float] = field(default_factory=dict)
+    """(namespace, claim) -> when the next Job may be tried, where the last one was in vain."""
 
     def stirred(self, obj: Manifest) -> tuple[Key, float] | None:
         """Which store an object that has changed concerns, and how soon to look at it."""
         namespace, kind = str(obj["metadata"].get("namespace") or ""), obj.get("kind")
         pause = self.pause
+        if kind == "Pod":
+            self._notice(obj)
+            return None
         if kind == names.ARTIFACT_KIND:
-            return key(namespace, str((obj.get("spec") or {}).get("claimName") or "")), pause
+            # Of one that vanished while nobody watched only the name is known.
+            found = str((obj.get("spec") or {}).get("claimName") or "")
+            return (key(namespace, found), pause) if found else None
         if kind == "Job" and (claim := store_job.claim(obj)):
             return key(namespace, claim), 0.0
         if kind not in (names.KIND, "PersistentVolumeClaim"):
@@ -121,27 +146,31 @@ class Collector:
         Raises:
             ApiError: something could not be read or written; what was done so far stands.
         """
+        await self._pay((namespace, claim))
         found = self.world.store(namespace, claim)
+        self._forget((namespace, claim), found.jobs)
         jobs = [job for job in found.jobs if job_state.alive(job)]
         again = [await self._conclude(namespace, found, job) for job in jobs if job_state.over(job)]
         if jobs:
             # Its end is news enough; this is for one that is deleted without a word.
             return min([*again, collection.LONGEST_INTERVAL])
-        if not found.records:
-            return None
-        held = collection.HELD_INTERVALS * self.pause
-        verdict = self._judged(self._remembered(namespace, claim, found))
+        return await self._look(namespace, claim, found) if found.records else None
+
+    async def _look(self, namespace: str, claim: str, found: Store) -> float:
+        """Do what is to be done about the records of a store; when to look again."""
+        verdict = self._judged(namespace, self._remembered(namespace, claim, found))
         if not verdict.doubtful:
             await self._note(verdict.unmark, None)
-            return min(held, verdict.again_seconds or held)
+            return min(self._held, verdict.again_seconds or self._held)
         look = await self._fresh(namespace, claim)
-        verdict = self._judged(look)
+        verdict = self._judged(namespace, look)
         await self._note(verdict.unmark, None)
         await self._note(verdict.mark, collection.stamp(self.now()))
         await self._withdraw(verdict.drop)
-        if verdict.remove and not await self._remove(namespace, look, verdict.remove[:MAX_COLLECTED]):
-            held = self.pause
-        return min(held, verdict.again_seconds or held)
+        again = verdict.again_seconds or self._held
+        if verdict.remove:
+            again = min(again, await self._remove(namespace, look, verdict.remove[:MAX_COLLECTED]))
+        return min(self._held, again)
 
     @property
     def pause(self) -> float:
@@ -149,11 +178,41 @@ class Collector:
         return collection.interval(self._retention)
 
     @property
+    def _held(self) -> float:
+        """Seconds until that is tried again which didn't work, and that is looked at which no watch tells of."""
+        return collection.HELD_INTERVALS * self.pause
+
+    @property
     def _retention(self) -> float:
         return self.settings.store.retention_seconds
 
-    def _judged(self, look: Look) -> Verdict:
-        return collection.judge(look, self._retention, self.now())
+    def _judged(self, namespace: str, look: Look) -> Verdict:
+        verdict = collection.judge(look, self._retention, self.now())
+        left = self._not_before.get((namespace, look.name), 0.0) - self.clock()
+        if left <= 0 or not verdict.remove:
+            return verdict
+        return replace(verdict, remove=(), again_seconds=min(left, verdict.again_seconds or left))
+
+    def _wait(self, store: Key) -> None:
+        """No Job for this store for a while: records that go and come back stir everybody."""
+        self._not_before[store] = self.clock() + self._held
+
+    def _notice(self, live_pod: Manifest) -> None:
+        """Keep in mind whether a Job's pod may have run: later nobody may be able to tell."""
+        meta = live_pod["metadata"]
+        owners = {str(owner.get("uid")) for owner in meta.get("ownerReferences") or ()}
+        for uid, going in self._withdrawn.items():
+            # Of a pod that vanished while nobody watched only its UID is known.
+            if uid in owners or meta["uid"] in going.pods:
+                going.pods.add(meta["uid"])
+                going.begun = going.begun or _may_have_run(live_pod)
+
+    def _forget(self, store: Key, jobs: Iterable[Manifest]) -> None:
+        """Let go of what Jobs were to remove that somebody deleted: how far they came nobody knows."""
+        known = {job["metadata"]["uid"] for job in jobs}
+        for uid in [uid for uid, going in self._withdrawn.items() if going.store == store and uid not in known]:
+            told = ", ".join(map(_title, self._withdrawn.pop(uid).records))
+            logger.warning("claim %s: a Job that was to remove %s was deleted before its end", store[1], told)
 
     def _remembered(self, namespace: str, claim: str, found: Store) -> Look:
         """What the watches have shown. It may miss users, never invents one."""
@@ -187,7 +246,7 @@ class Collector:
                 self._lay(await self.stores.mark(record, since))
             except ApiError as error:
                 # Somebody has changed it, or it is gone: news of that is on its way.
-                if error.status not in (_CONFLICT, 404):
+                if error.status not in (_CONFLICT, _NOT_FOUND):
                     raise
 
     async def _withdraw(self, records: Iterable[Manifest]) -> list[Manifest]:
@@ -203,28 +262,39 @@ class Collector:
                 break
             if done:
                 # At once: who plans from now on plans without it.
-                self.world.drop({"kind": names.ARTIFACT_KIND, "metadata": record["metadata"]})
+                self._others(self.world.drop({"kind": names.ARTIFACT_KIND, "metadata": record["metadata"]}))
                 gone.append(record)
         return gone
 
-    async def _remove(self, namespace: str, look: Look, records: Sequence[Manifest]) -> bool:
-        """Have a Job remove artifacts; False if somebody has come to use one."""
+    async def _remove(self, namespace: str, look: Look, records: Sequence[Manifest]) -> float:
+        """Have a Job remove artifacts, unless somebody has come to use one; when to look again."""
+        store = namespace, look.name
         going = await self._withdraw(records)
         try:
             made = await self._start(namespace, look, going)
         except ApiError as error:
             # An answer that was lost may have been good: then files go, and no record may outlive them.
-            if error.refused or error.what.startswith("list"):
-                await self._record_again(going)
-            raise
+            listing = error.what.startswith("list")
+            if error.refused or listing:
+                await self._record_again(store, going)
+            if listing or not error.refused:
+                raise
+            logger.warning("claim %s: no Job can remove what nothing uses: %s", look.name, error)
+            self._wait(store)
+            return self._held
         if made is None:
-            await self._record_again(going)
-            return False
-        self._withdrawn[made["metadata"]["uid"]] = going
+            await self._record_again(store, going)
+            return self.pause
+        self._started(store, made, going)
+        return self._held
+
+    def _started(self, store: Key, made: Manifest, going: list[Manifest]) -> None:
+        self._withdrawn[made["metadata"]["uid"]] = _Going(store=store, records=going)
         self._lay(made)
+        for live_pod in self.world.store(*store).job_pods:
+            self._notice(live_pod)
         told = ", ".join(map(_title, going))
-        logger.info("claim %s: Job %s removes what nothing uses: %s", look.name, made["metadata"]["name"], told)
-        return True
+        logger.info("claim %s: Job %s removes what nothing uses: %s", store[1], made["metadata"]["name"], told)
 
     async def _start(self, namespace: str, look: Look, going: Sequence[Manifest]) -> dict[str, Any] | None:
         """Look once more, then make the Job; None if somebody uses an artifact, or there is none to remove."""
@@ -269,42 +339,84 @@ class Collector:
         """Take in how a Job ended, put back the records of what stays, let it go; when to look again."""
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
         last = job_state.newest_pod(job, found.job_pods)
-        report, complete = _report(last), job_state.ended(job, "Complete")
-        if report is None and complete and self._age(complete) < WORDS_SECONDS:
+        report = _report(last)
+        if report is None and self._awaits_words(job, last):
             return SOON_SECONDS
-        withdrawn = self._withdrawn.pop(uid, [])
+        store = namespace, store_job.claim(job)
+        going = self._withdrawn.pop(uid, None) or _Going(store=store, records=[])
         if report is not None:
             logger.info("Job %s removed %d artifacts, %d bytes", name, report.removed, report.freed_bytes)
-            kept = [record for record in withdrawn if store_job.folder(record) in report.kept]
+            kept = [record for record in going.records if store_job.folder(record) in report.kept]
             # A build wanted it, or it can't be moved: its time begins anew, or the next Job would be for it again.
-            await self._record_again(kept, **{names.UNUSED_SINCE_ANNOTATION: collection.stamp(self.now())})
+            await self._record_again(store, kept, **{names.UNUSED_SINCE_ANNOTATION: collection.stamp(self.now())})
         else:
-            await self._after_failure(job, last, withdrawn)
+            await self._after_failure(job, last, going)
         await self.children.delete(namespace, Ref(kind="Job", name=name, uid=uid))
-        self.world.drop({"kind": "Job", "metadata": {"uid": uid}})
-        return self.pause if report is not None else collection.HELD_INTERVALS * self.pause
+        self._others(self.world.drop({"kind": "Job", "metadata": {"uid": uid}}))
+        return self.pause if report is not None else self._held
 
-    async def _after_failure(self, job: Manifest, last: Manifest | None, withdrawn: Sequence[Manifest]) -> None:
+    def _awaits_words(self, job: Manifest, last: Manifest | None) -> bool:
+        """Whether the end of a Job's pod is still to be shown. Of one that failed there may be no pod at all."""
+        complete, failed = job_state.ended(job, "Complete"), job_state.ended(job, "Failed")
+        runs = last is not None and not pod_state.over(last)
+        return any(one and self._age(one) < WORDS_SECONDS for one in (complete, failed if runs else None))
+
+    async def _after_failure(self, job: Manifest, last: Manifest | None, going: _Going) -> None:
         """Tell why; a record comes back only if its artifact is surely there: one without does harm."""
+        self._wait(going.store)
         problem = pod_state.problem(last) if last is not None else None
         failed = job_state.ended(job, "Failed") or {}
         why = problem.message if problem is not None else failed.get("message") or "it left no word"
         logger.warning("Job %s failed: %s", job["metadata"]["name"], why)
-        if problem is not None and problem.reason == _UNTOUCHED:
-            await self._record_again(withdrawn)
+        if (problem is not None and problem.reason == _UNTOUCHED) or _never_ran(job, last, going):
+            await self._record_again(going.store, going.records)
 
     def _age(self, condition: Manifest) -> float:
         since = condition.get("lastTransitionTime")
         return (self.now() - datetime.fromisoformat(str(since))).total_seconds() if since else WORDS_SECONDS
 
-    async def _record_again(self, records: Iterable[Manifest], **annotations: str) -> None:
-        for record in records:
-            made = await self.children.create(artifact.anew(record, **annotations))
+    async def _record_again(self, store: Key, records: Iterable[Manifest], **annotations: str) -> None:
+        self._owed.setdefault(store, []).extend(artifact.anew(record, **annotations) for record in records)
+        await self._pay(store)
+
+    async def _pay(self, store: Key) -> None:
+        """Write records again. What can't be written now is owed still, and comes before anything else."""
+        owed = self._owed.get(store, [])
+        while owed:
+            try:
+                made = await self.children.create(owed[0])
+            except ApiError as error:
+                if error.status != _NOT_FOUND:
+                    raise
+                made = None  # the namespace is gone, and with it the claim
+            del owed[0]
             if made is not None:
                 self._lay(made)
+        self._owed.pop(store, None)
 
     def _lay(self, reply: Manifest) -> None:
-        self.world.lay_over(reply)
+        self._others(self.world.lay_over(reply))
+
+    def _others(self, keys: Iterable[Key]) -> None:
+        for other in keys:
+            self.enqueue(other)
+
+
+def _may_have_run(live_pod: Manifest) -> bool:
+    """Whether a container of a pod may have been started: a pod that doesn't say counts as one that was."""
+    phase = (live_pod.get("status") or {}).get("phase")
+    return phase != "Pending" and not (phase == "Failed" and pod_state.never_started(live_pod))
+
+
+def _never_ran(job: Manifest, last: Manifest | None, going: _Going) -> bool:
+    """Whether a Job surely did nothing: it failed without a pod, or its pod got no node or no image."""
+    if job_state.ended(job, "Complete"):
+        return False
+    if last is not None:
+        return pod_state.over(last) and not going.begun and not _may_have_run(last)
+    counted = job.get("status") or {}
+    unseen = not going.pods and any(counted.get(how) for how in ("active", "failed", "succeeded", "terminating"))
+    return not going.begun and not unseen
 
 
 def _title(record: Manifest) -> str:

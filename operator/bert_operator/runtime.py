@@ -54,7 +54,11 @@ class Runtime:
             metrics=self._metrics,
         )
         self._collector = collector.Collector(
-            world=self._world, children=self._cluster, stores=Stores(self.connection), settings=settings
+            world=self._world,
+            children=self._cluster,
+            stores=Stores(self.connection),
+            settings=settings,
+            enqueue=self._queue.add,
         )
         self._reconciler = Reconciler(
             world=self._world,

@@ -95,7 +95,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 class StoreSettings(Model):
     """How the artifact stores are looked after."""
 
-    unused_artifacts_retention: Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,6}[smhd])$")] = "720h"
+    unused_artifacts_retention: Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,6}[smhd])$")] = "0"
     """How long an artifact that nothing uses stays: a number with s, m, h or d; 0: for ever."""
 
     @property

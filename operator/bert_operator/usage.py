@@ -9,13 +9,18 @@ ReplicaSet within the history is the way back. When in doubt, something is in us
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, Final
 
-from bert_operator import job_state
+from bert_operator import job_state, pod_state
 from bert_operator.api import names
-from bert_operator.objects import deployment
+from bert_operator.objects import deployment, store_job
 
 Live = Mapping[str, Any]
+_DEPTH: Final = 2
+"""An artifact's folder is `artifacts/<name>`."""
+_KEEPERS: Final = frozenset({(names.MANAGER, "build"), (names.MANAGER, "store"), (store_job.MANAGER, "store")})
+"""Who makes the pods that mount a whole store and read what they are told alone, and what these are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +50,10 @@ class Users:
             told = {*answers, *(answer["artifact"] for answer in answers.values())}
             self._named(_served_for(live), told, told)
         for live in (*world.deployments, *world.replica_sets):
-            self._mounted(_served_for(live), _template(live))
+            self._mounted(_served_for(live), live, _template(live))
         for live in world.pods:
-            if not _over(live):
-                self._mounted(_served_for(live), live.get("spec") or {})
+            if not pod_state.over(live):
+                self._mounted(_served_for(live), live, live.get("spec") or {})
         for live in world.jobs:
             if not job_state.over(live):
                 self._worked_on(live)
@@ -63,7 +68,9 @@ class Users:
         found = dict(self._by_name.get(record["metadata"]["name"], {}))
         for key in spec.get("requestKeys") or ():
             found |= self._by_key.get(key, {})
-        found |= self._by_mount.get((spec["claimName"], spec["path"]), {})
+        path = PurePosixPath(spec["path"])
+        for folder in (path, *path.parents):
+            found |= self._by_mount.get((spec["claimName"], str(folder)), {})
         artifact_key = str((spec.get("report") or {}).get("artifactKey") or "")
         titles = [title for _, title in sorted(found.items())]
         titles += [
@@ -80,15 +87,18 @@ class Users:
         for key in requests:
             self._by_key[key][self._count] = title
 
-    def _mounted(self, title: str, pod_spec: Live) -> None:
+    def _mounted(self, title: str, live: Live, pod_spec: Live) -> None:
         self._count += 1
-        for mount in _mounts(pod_spec):
-            self._by_mount[mount][self._count] = title
+        labels = live["metadata"].get("labels") or {}
+        keeper = (labels.get(names.MANAGED_BY), labels.get(names.COMPONENT_LABEL)) in _KEEPERS
+        for claim, folder in _mounts(pod_spec):
+            if not keeper or len(folder.parts) == _DEPTH:
+                self._by_mount[claim, str(folder)][self._count] = title
 
     def _worked_on(self, job: Live) -> None:
         """By what it mounts, by the request that it answers, or because an engine is compiled from it."""
         template, title = _template(job), _title(job)
-        self._mounted(title, template)
+        self._mounted(title, job, template)
         self._named(title, (), filter(None, [(job["metadata"].get("labels") or {}).get(names.REQUEST_LABEL)]))
         self._asked += [
             (_claims(template), str(entry.get("value", "")), title)
@@ -96,16 +106,6 @@ class Users:
             for entry in container.get("env") or ()
             if entry["name"] == names.BUILD_REQUEST_ENV
         ]
-
-
-def users(record: Live, world: World) -> list[str]:
-    """Who refers to one artifact.
-
-    Args:
-        record: its BertArtifact.
-        world: what may refer to it.
-    """
-    return Users(world).of(record)
 
 
 def unsettled(claim: str, world: World) -> list[str]:
@@ -159,8 +159,8 @@ def _sources(bert: Live) -> set[str]:
     return {str((source.get("artifact") or {}).get("name") or "") for source in sources}
 
 
-def _mounts(pod_spec: Live) -> Iterator[tuple[str, str]]:
-    """(claim, path) of every folder that a pod mounts."""
+def _mounts(pod_spec: Live) -> Iterator[tuple[str, PurePosixPath]]:
+    """(claim, folder) of all that a pod mounts; of what is inside an artifact, the artifact's."""
     volumes = {
         volume["name"]: (volume.get("persistentVolumeClaim") or {}).get("claimName")
         for volume in pod_spec.get("volumes") or ()
@@ -168,7 +168,9 @@ def _mounts(pod_spec: Live) -> Iterator[tuple[str, str]]:
     for container in _containers(pod_spec):
         for mount in container.get("volumeMounts") or ():
             if claim := volumes.get(mount["name"]):
-                yield str(claim), str(mount.get("subPath", "")).strip("/")
+                # Where a subPathExpr leads, the pod's environment tells alone: taken for the whole claim.
+                folder = PurePosixPath(str(mount.get("subPath") or "").strip("/"))
+                yield str(claim), PurePosixPath(*folder.parts[:_DEPTH])
 
 
 def _template(live: Live) -> Live:
@@ -184,11 +186,6 @@ def _claims(pod_spec: Live) -> set[str]:
 def _containers(pod_spec: Live) -> Iterator[Live]:
     yield from pod_spec.get("initContainers") or ()
     yield from pod_spec.get("containers") or ()
-
-
-def _over(pod: Live) -> bool:
-    """Whether its containers have stopped for good."""
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _title(live: Live) -> str:

@@ -250,7 +250,7 @@ def unlawful(found: Iterable[Write]) -> list[str]:
 
 
 def after_giving_back(found: Iterable[Write], token: str) -> list[str]:
-    """What one who was told to end wrote after its last word about the Lease: giving it back is the last thing it does."""
+    """Writes of one who was told to end, after its last word about the Lease: giving that back is the last of all."""
     mine = [write for write in found if write.token == token]
     last = max((write.at for write in mine if write.lease), default=float("-inf"))
     late = (write for write in mine if not write.lease and write.at > last)

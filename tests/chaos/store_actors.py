@@ -15,10 +15,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
+from unittest import mock
 
 from bert_build import files, lock, maintain, preflight, progress
 from bert_build.failures import BuildError
@@ -168,9 +169,9 @@ def _hasten() -> None:
     files.BLOCK = 16 << 10  # type: ignore[misc]
 
 
-def hush() -> None:
-    """Nobody reads our progress."""
-    progress.say = lambda *_: None
+def hushed() -> AbstractContextManager[object]:
+    """Nobody reads our progress: none is told in this block, nor by what is forked in it."""
+    return mock.patch.object(progress, "say")
 
 
 class Spoiler:

@@ -128,11 +128,14 @@ def can_mount() -> bool:
 
 def run(seed: int, *, mounts: bool = False) -> Round:
     """Play one round."""
-    actors.hush()
     chance = random.Random(seed)  # noqa: S311 - what to spoil is no secret
     done = Round(seed)
     small = mounts and seed < FIRST_SWEEP and chance.random() < 0.1
-    with tempfile.TemporaryDirectory(prefix="store-rounds-") as folder, claim(Path(folder), small=small) as mount:
+    with (
+        actors.hushed(),
+        tempfile.TemporaryDirectory(prefix="store-rounds-") as folder,
+        claim(Path(folder), small=small) as mount,
+    ):
         play = Play(Path(folder), mount, chance, done)
         if small:
             done.faults.append("a small disk")

@@ -139,7 +139,10 @@ def test_standbys_change_how_it_is_rolled_out_spread_and_drained(binary: str) ->
     assert "topologySpreadConstraints" not in one["template"]["spec"]
 
     alone, none = rendered("leaderElection.enabled=false")
-    assert (alone["replicas"], alone["strategy"], none) == (1, {"type": "Recreate"}, [])
+    # null: what a live Deployment has of RollingUpdate must go, or the API server refuses Recreate.
+    assert (alone["replicas"], alone["strategy"], none) == (1, {"type": "Recreate", "rollingUpdate": None}, [])
+    marker = "bertops.dev/election"
+    assert [marker in spec["template"]["metadata"]["annotations"] for spec in (one, alone)] == [True, False]
     assert "coordination.k8s.io" not in _template(
         binary, "default", "--set", "crds.install=false", "--set", "leaderElection.enabled=false"
     )

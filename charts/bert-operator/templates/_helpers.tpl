@@ -31,6 +31,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/*
+How one operator replaces another. Two at once only if both ask for the Lease: one that doesn't (an older chart,
+leaderElection.enabled false) writes all the time. Its pods lack the annotation, so it ends first, this one time.
+Without a cluster (helm template) nothing is found, as before a first install.
+*/}}
+{{- define "bert-operator.replacement" -}}
+{{- $live := lookup "apps/v1" "Deployment" .Release.Namespace (include "bert-operator.fullname" .) -}}
+{{- $asks := dig "spec" "template" "metadata" "annotations" "bertops.dev/election" "" $live | eq "true" -}}
+{{- if and .Values.leaderElection.enabled (or (not $live) $asks) -}}RollingUpdate{{- else -}}Recreate{{- end -}}
+{{- end -}}
+
 {{/* What bert_operator.settings reads; a test parses it with that module. */}}
 {{- define "bert-operator.settings" -}}
 {{- $releases := dict -}}

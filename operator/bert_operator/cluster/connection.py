@@ -24,7 +24,6 @@ from bert_operator.metrics import Metrics
 CONNECTIONS: Final = 16
 TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=10)
 UNAUTHORIZED: Final = 401
-TOO_MANY_REQUESTS: Final = 429
 ERRORS: Final = 400
 
 

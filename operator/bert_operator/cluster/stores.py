@@ -63,7 +63,12 @@ class Stores:
         )
 
     async def withdraw(self, record: Manifest) -> bool:
-        """Delete a record; False if it has changed since it was judged, for then somebody wants it."""
+        """Delete a record.
+
+        Returns:
+            Whether we did: not if it has changed since it was judged, for then somebody wants it, nor if it is gone,
+            for then somebody else removes its artifact.
+        """
         meta = record["metadata"]
         same = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
         try:
@@ -75,7 +80,7 @@ class Stores:
             )
         except ApiError as error:
             if error.status in (NOT_FOUND, CONFLICT):
-                return error.status == NOT_FOUND
+                return False
             raise
         return True
 

@@ -34,6 +34,11 @@ def pod(path: str) -> dict[str, Any]:
     return {"kind": "Pod", "metadata": {"name": "somebodys"}, "spec": spec, "status": {"phase": "Running"}}
 
 
+def labelled(live: dict[str, Any], manager: str, component: str) -> dict[str, Any]:
+    live["metadata"]["labels"] = {names.MANAGED_BY: manager, names.COMPONENT_LABEL: component}
+    return live
+
+
 def new_bert() -> dict[str, Any]:
     """One that the operator has not looked at."""
     return builders.bert() | {"status": {}}
@@ -76,6 +81,41 @@ def test_whoever_uses_it_keeps_it(days: float | None) -> None:
     one = record(days=days)
     used = usage.World(berts=(), deployments=(), replica_sets=(), pods=(pod(one["spec"]["path"]),), jobs=())
     assert outcome(judge(look(one, world=used))) == ("stays" if days is None else "unmark")
+
+
+FOLDER = record()["spec"]["path"]
+
+
+@pytest.mark.parametrize(
+    ("live", "uses"),
+    [
+        (pod(FOLDER), True),
+        (pod(f"{FOLDER}/1"), True),
+        (pod(""), True),
+        (pod("artifacts/"), True),
+        (pod("./artifacts"), True),
+        (pod("models"), False),
+        (pod("artifacts/onnx-another"), False),
+        (pod("artifacts-of-mine"), False),
+        # They mount all, and touch what they are told alone.
+        (labelled(pod(""), names.MANAGER, "store"), False),
+        (labelled(pod(""), "bertctl", "store"), False),
+        (labelled(pod(""), names.MANAGER, "build"), False),
+        (labelled(pod(FOLDER), names.MANAGER, "build"), True),
+        (labelled(pod(""), "Helm", "store"), True),
+    ],
+)
+def test_a_pod_uses_all_that_it_can_read(live: dict[str, Any], uses: bool) -> None:  # noqa: FBT001
+    world = usage.World(berts=(), deployments=(), replica_sets=(), pods=(live,), jobs=())
+    assert usage.Users(world).of(record()) == (["Pod/somebodys"] if uses else [])
+
+
+def test_a_job_that_looks_after_a_store_uses_nothing_of_it() -> None:
+    template = {"spec": {"template": {"spec": pod("")["spec"]}}}
+    for component, uses in (("store", []), ("profile", ["Job/x"])):
+        live = labelled({"kind": "Job", "metadata": {"name": "x"}, **template}, names.MANAGER, component)
+        world = usage.World(berts=(), deployments=(), replica_sets=(), pods=(), jobs=(live,))
+        assert usage.Users(world).of(record()) == uses
 
 
 @pytest.mark.parametrize("claim", [builders.claim(), None])

@@ -20,6 +20,7 @@ from bert_operator.cluster.calls import Cluster, owned_by
 from bert_operator.cluster.connection import ConfigurationError, Connection
 from bert_operator.cluster.errors import ApiError
 from bert_operator.cluster.resources import path
+from bert_operator.cluster.stores import Stores
 from bert_operator.metrics import Metrics
 from bert_operator.plan import POD_SECONDS
 from support.objects import BERT_UID, OTHER_UID, a_bert, a_child, owner
@@ -480,3 +481,18 @@ def test_the_clients_models_are_never_imported() -> None:
         [sys.executable, "-c", code], env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["0", "0"]
+
+
+@pytest.mark.parametrize(("status", "ours"), [(200, True), (404, False), (409, False)])
+async def test_a_record_that_somebody_else_deletes_or_changes_is_not_withdrawn_by_us(
+    server: ApiServer,
+    connection: Connection,
+    status: int,
+    ours: bool,  # noqa: FBT001
+) -> None:
+    server.say(status, "NotFound")
+    record = a_child(names.ARTIFACT_KIND, "onnx-1")
+    assert await Stores(connection).withdraw(record) is ours
+    meta = record["metadata"]
+    same = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
+    assert server.requests[0].body == {"preconditions": same}

@@ -69,8 +69,8 @@ class Api:
 
     async def withdraw(self, record: Mapping[str, Any]) -> bool:
         self._do("withdraw")
-        known = self.objects[names.ARTIFACT_KIND, record["metadata"]["name"]]
-        if known["metadata"]["resourceVersion"] != record["metadata"]["resourceVersion"]:
+        known = self.objects.get((names.ARTIFACT_KIND, record["metadata"]["name"]))
+        if known is None or known["metadata"]["resourceVersion"] != record["metadata"]["resourceVersion"]:
             return False
         del self.objects[names.ARTIFACT_KIND, record["metadata"]["name"]]
         return True
@@ -113,12 +113,14 @@ class Place:
         self.world = World()
         self.api = Api(self.world)
         self.moment = NOW
+        self.woken: list[tuple[str, str]] = []
         wish = builders.settings(store={"unusedArtifactsRetention": retention})
         self.collector = Collector(
             world=self.world,
             children=self.api,
             stores=StoresOf(self.api),
             settings=wish,
+            enqueue=self.woken.append,
             now=lambda: self.moment,
             clock=self._clock,
         )
@@ -162,16 +164,33 @@ class Place:
             found.append(StoreTask.model_validate_json(container["env"][0]["value"]))
         return found
 
-    def end(self, how: str, words: str) -> None:
-        """The Job ends and its pod says so."""
+    def over(self, how: str, **counted: int) -> None:
+        """The Job ends; of its pod nothing is shown."""
         (job,) = self.api.all("Job")
         condition = {"type": how, "status": "True", "lastTransitionTime": collection.stamp(self.moment)}
-        job = self.api.put({**job, "status": {"conditions": [condition]}})
+        self.api.put({**job, "status": {"conditions": [condition], **counted}})
+
+    def pod(self, phase: str, *containers: dict[str, Any]) -> dict[str, Any]:
+        """The Job's pod is shown."""
+        (job,) = self.api.all("Job")
         owner = {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
-        ended = builders.terminated("store", 0 if how == "Complete" else 65, words)
-        status = {"phase": "Succeeded" if how == "Complete" else "Failed", "containerStatuses": [ended]}
         meta = {"name": "p", "ownerReferences": [owner], "labels": {}}
-        self.api.put({"kind": "Pod", "metadata": meta, "spec": {}, "status": status})
+        status = {"phase": phase, "containerStatuses": list(containers)}
+        made = self.api.put({"kind": "Pod", "metadata": meta, "spec": {}, "status": status})
+        assert self.collector.stirred(made) is None
+        return made
+
+    def pod_gone(self, last: Mapping[str, Any]) -> None:
+        """Its end is shown, with its last state or only by name."""
+        self.api.objects.pop(("Pod", "p"))
+        self.world.drop(last)
+        self.collector.stirred(last)
+
+    def end(self, how: str, words: str) -> None:
+        """The Job ends and its pod says so."""
+        self.over(how, **{"succeeded" if how == "Complete" else "failed": 1})
+        ended = builders.terminated("store", 0 if how == "Complete" else 65, words)
+        self.pod("Succeeded" if how == "Complete" else "Failed", ended)
 
 
 @pytest.fixture
@@ -263,19 +282,86 @@ async def test_a_copy_on_another_claim_that_is_used_keeps_this_one(place: Place)
     assert place.jobs() == []
 
 
-@pytest.mark.parametrize(
-    ("status", "back"),
-    [
-        (403, True),  # refused: no files will go
-        (0, False),  # no answer: it may have been made
-        (500, False),
-    ],
-)
-async def test_no_record_comes_back_while_a_job_may_be_under_way(place: Place, status: int, back: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("status", [0, 500])
+async def test_no_record_comes_back_while_a_job_may_be_under_way(place: Place, status: int) -> None:
     place.api.failures["create"] = ApiError(status=status, reason="No", message="no", what="create Job x")
     with pytest.raises(ApiError):
         await place.look()
-    assert place.there(UNUSED) is back
+    assert not place.there(UNUSED)
+
+
+REFUSED = ApiError(status=403, reason="Forbidden", message="exceeded quota", what="create Job x")
+
+
+async def test_a_job_that_is_refused_is_left_alone_for_a_while(place: Place) -> None:
+    """Or records would go and come back with every look, for as long as the quota is full."""
+    place.api.failures["create"] = REFUSED
+    assert await place.look() == 3600
+    assert place.there(UNUSED)
+    place.api.calls.clear()
+    place.world.put(place.api.objects[names.ARTIFACT_KIND, place.name(UNUSED)])  # its echo stirs the store
+    place.moment += timedelta(seconds=600)
+    assert await place.look() == 3000
+    assert place.api.calls == []
+    place.moment += timedelta(seconds=3000)
+    await place.look()
+    assert len(place.jobs()) == 1
+
+
+async def test_a_record_that_cannot_be_put_back_at_once_is_not_forgotten(place: Place) -> None:
+    def again() -> None:
+        place.api.failures["create"] = ApiError(status=500, reason="No", message="no", what="create BertArtifact")
+
+    place.api.before["world"] = lambda: place.api.before.update(withdraw=lambda: place.bert("new", "", seen=False))
+    place.api.before["create"] = again
+    with pytest.raises(ApiError):
+        await place.look()
+    assert not place.there(UNUSED)
+    place.api.calls.clear()
+    await place.look()
+    assert place.there(UNUSED)
+    assert place.api.calls[0] == "create BertArtifact"
+
+
+async def test_a_kept_artifact_has_its_record_though_the_first_try_fails(place: Place) -> None:
+    await place.look()
+    place.end("Complete", StoreReport(kept=[f"onnx-{UNUSED}"]).model_dump_json(by_alias=True))
+    place.api.failures["create"] = ApiError(status=500, reason="No", message="no", what="create BertArtifact")
+    with pytest.raises(ApiError):
+        await place.look()
+    await place.look()
+    found = place.api.objects[names.ARTIFACT_KIND, place.name(UNUSED)]
+    assert collection.unused_since(found) == NOW
+    assert place.jobs() == []
+
+
+async def test_in_a_namespace_that_is_gone_no_record_is_owed(place: Place) -> None:
+    place.api.before["world"] = lambda: place.api.before.update(withdraw=lambda: place.bert("new", "", seen=False))
+    place.api.failures["create"] = ApiError(status=404, reason="NotFound", message="namespaces", what="create")
+    await place.look()
+    await place.look()
+    assert place.api.calls.count("create BertArtifact") == 1
+
+
+async def test_whom_a_record_that_goes_or_comes_back_concerns_is_looked_at(place: Place) -> None:
+    """The watch shows our own writes as nothing new."""
+    keeper = (builders.NAMESPACE, "keeper")
+    place.api.failures["create"] = REFUSED
+    went: list[int] = []
+    place.api.before["create"] = lambda: went.append(place.woken.count(keeper))
+    await place.look()
+    assert went == [1]
+    assert place.woken.count(keeper) == 2
+
+
+async def test_a_record_that_somebody_else_deleted_is_not_for_us_to_put_back(place: Place) -> None:
+    def goes() -> None:
+        del place.api.objects[names.ARTIFACT_KIND, place.name(UNUSED)]
+
+    place.api.before["withdraw"] = goes
+    await place.look()
+    assert not place.there(UNUSED)
+    assert place.jobs() == []
 
 
 async def test_a_look_that_fails_after_the_record_went_puts_it_back(place: Place) -> None:
@@ -330,6 +416,92 @@ async def test_a_pod_whose_words_have_not_come_yet_is_waited_for(place: Place) -
     assert place.jobs() == []
 
 
+def _unstarted() -> dict[str, Any]:
+    """What the kubelet says of a container that it stopped before it had an image for it."""
+    return builders.terminated("store", 137, reason="ContainerStatusUnknown")
+
+
+def _stub(live: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": live["kind"], "metadata": {"uid": live["metadata"]["uid"], "name": "p"}}
+
+
+async def _pending_then_gone(place: Place) -> None:
+    place.pod_gone(place.pod("Pending", builders.waiting("store", "ImagePullBackOff")))
+    place.over("Failed", failed=1)
+
+
+async def _ran_then_gone(place: Place) -> None:
+    place.pod("Pending")
+    place.pod_gone(place.pod("Running", builders.running("store")))
+    place.over("Failed", failed=1)
+
+
+async def _vanished(place: Place) -> None:
+    place.pod_gone(_stub(place.pod("Pending")))
+    place.over("Failed", failed=1)
+
+
+async def _stopped_unstarted(place: Place) -> None:
+    place.pod("Pending")
+    place.pod("Failed", _unstarted())
+    place.over("Failed", failed=1)
+
+
+async def _without_pod(place: Place) -> None:
+    place.over("Failed")
+
+
+async def _with_a_pod_that_nobody_saw(place: Place) -> None:
+    place.over("Failed", failed=1)
+
+
+@pytest.mark.parametrize(
+    ("happens", "back"),
+    [
+        (_pending_then_gone, True),
+        (_stopped_unstarted, True),
+        (_without_pod, True),
+        (_ran_then_gone, False),
+        (_vanished, False),
+        (_with_a_pod_that_nobody_saw, False),
+    ],
+)
+async def test_a_job_that_never_ran_gives_the_records_back_and_is_tried_again_later(
+    place: Place,
+    happens: Callable[[Place], Any],
+    back: bool,  # noqa: FBT001
+) -> None:
+    await place.look()
+    await happens(place)
+    await place.look()
+    assert place.there(UNUSED) is back
+    place.moment += timedelta(seconds=600)
+    await place.look()
+    assert place.jobs() == []
+    place.moment += timedelta(seconds=3000)
+    await place.look()
+    assert bool(place.jobs()) is back
+
+
+async def test_the_words_of_a_pod_that_is_shown_later_than_the_end_of_its_job_are_heard(place: Place) -> None:
+    await place.look()
+    place.pod("Running", builders.running("store"))
+    place.over("Failed", failed=1)
+    assert await place.look() == collector.SOON_SECONDS
+    words = builders.failure("ListTooOld", "Nothing is removed")
+    place.pod("Failed", builders.terminated("store", 65, words))
+    await place.look()
+    assert place.there(UNUSED)
+
+
+async def test_what_a_deleted_job_was_to_remove_is_forgotten(place: Place) -> None:
+    await place.look()
+    ((_, name),) = [known for known in place.api.objects if known[0] == "Job"]
+    place.world.drop(place.api.objects.pop(("Job", name)))
+    await place.look()
+    assert place.collector._withdrawn == {}
+
+
 async def test_of_a_deleted_claim_the_records_go_without_a_job(place: Place) -> None:
     claim = place.api.objects.pop(("PersistentVolumeClaim", CLAIM))
     place.world.drop(claim)
@@ -356,6 +528,8 @@ async def test_only_claims_of_which_something_is_recorded_are_looked_at(place: P
     found = place.collector.stirred(builders.claim()), place.collector.stirred(builders.claim("data", uid="x"))
     assert found == ((collector.key(builders.NAMESPACE, CLAIM), 600), None)
     assert place.collector.stirred(builders.bert("other", spec={"storage": {"claimName": "data"}})) is None
+    vanished = {"kind": names.ARTIFACT_KIND, "metadata": {"uid": "x", "namespace": builders.NAMESPACE, "name": "x"}}
+    assert place.collector.stirred(vanished) is None
     assert collector.claim_of(collector.key("team", "store")) == "store"
     assert collector.claim_of(("team", "minilm")) == ""
 
