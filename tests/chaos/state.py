@@ -139,11 +139,12 @@ class _Words:
     def of(self, value: Any) -> Any:
         """A value without what is random in it."""
         if isinstance(value, Mapping):
-            return {
-                self._text(str(key)): self.of(one)
-                for key, one in value.items()
-                if key not in _DROPPED and key not in _HASHES
-            }
+            found: dict[str, list[Any]] = defaultdict(list)
+            for key, one in value.items():
+                if key not in _DROPPED and key not in _HASHES:
+                    found[self._text(str(key))].append(self.of(one))
+            # Keys that differed only in what is random: which one came first is random too.
+            return {key: ones[0] if len(ones) == 1 else sorted(ones, key=str) for key, ones in found.items()}
         if isinstance(value, list):
             return [self.of(one) for one in value]
         return self._document(value) if isinstance(value, str) else value
