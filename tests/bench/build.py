@@ -7,17 +7,14 @@ the last line printed is the JSON line with the figures that count.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
 
-from images import recipe
+from images import packages
 from images.cache import Cache
 from images.catalog import TOP
-from images.commands import run
-from images.progress import step
 
 LOCK: Final = "tests/bench/build-tool.txt"
 JSON_FILE: Final = TOP / "docs" / "bench-build.json"
@@ -54,24 +51,8 @@ def missed(found: dict[str, Any]) -> list[str]:
 
 
 def _tool(cache: Cache) -> Path:
-    """Folder with the usual tool's packages as locked, but for torch, which is the image's; older ones go."""
-    folder = cache.folder("tools") / f"build-tool-{recipe.content_hash(TOP, [LOCK])}"
-    with cache.lock("build-tool"):
-        if not folder.exists():
-            step("installing the usual tool")
-            for old in cache.folder("tools").glob("build-tool-*"):
-                shutil.rmtree(old)
-            partial = cache.folder("tools", "build-tool-partial")
-            run(_install(partial), what="installing the usual tool")
-            partial.rename(folder)
-    return folder
-
-
-def _install(target: Path) -> list[str]:
-    # The image's Python is 3.13, ours may not be: take its wheels, whatever runs here.
-    wheels = ["--only-binary=:all:", "--python-version=3.13", "--ignore-requires-python", "--no-deps"]
-    options = [*wheels, "--require-hashes", "--no-compile", f"--target={target}", "-r", str(TOP / LOCK)]
-    return [sys.executable, "-m", "pip", "install", "-q", *options]
+    """Folder with the usual tool's packages as locked, but for torch, which is the image's."""
+    return packages.folder("build-tool", LOCK, "usual tool", cache, ["--ignore-requires-python", "--no-compile"])
 
 
 def markdown(found: dict[str, Any]) -> str:

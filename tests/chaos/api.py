@@ -9,22 +9,26 @@ from typing import Any, Final, Self
 
 import aiohttp
 
+from bert_operator.cluster.resources import RESOURCES
 from support.kube_api import KubeApi
 
 MERGE: Final = "application/merge-patch+json"
 KINDS: Final = {
-    "BertDeployment": ("bertops.dev/v1alpha1", "bertdeployments"),
-    "BertArtifact": ("bertops.dev/v1alpha1", "bertartifacts"),
-    "Deployment": ("apps/v1", "deployments"),
-    "ReplicaSet": ("apps/v1", "replicasets"),
-    "HorizontalPodAutoscaler": ("autoscaling/v2", "horizontalpodautoscalers"),
-    "Job": ("batch/v1", "jobs"),
-    "Service": ("v1", "services"),
-    "ConfigMap": ("v1", "configmaps"),
-    "PersistentVolumeClaim": ("v1", "persistentvolumeclaims"),
-    "Pod": ("v1", "pods"),
-    "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
-    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
+    kind: RESOURCES[kind]
+    for kind in (
+        "BertDeployment",
+        "BertArtifact",
+        "Deployment",
+        "ReplicaSet",
+        "HorizontalPodAutoscaler",
+        "Job",
+        "Service",
+        "ConfigMap",
+        "PersistentVolumeClaim",
+        "Pod",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+    )
 }
 """What a plan looks at all the time: kind -> (apiVersion, plural)."""
 PASSING: Final = frozenset({"events", "endpoints", "endpointslices", "leases", "bindings", "serviceaccounts"})

@@ -5,17 +5,14 @@ cache, made from test-tools.txt beside this file, and are mounted next to the so
 """
 
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from images import build, catalog, recipe
+from images import build, catalog, packages
 from images.cache import Cache
-from images.commands import run
 from images.errors import ImagesError
 from images.job import Job
-from images.progress import step
 
 _TOOLS: Final = "tests/images/test-tools.txt"
 _SOURCES: Final = "/src"
@@ -83,31 +80,4 @@ def _byte_code(image: catalog.Image, cache: Cache) -> Path:
 
 
 def _test_tools(cache: Cache) -> Path:
-    """The folder with the test tools of the lock as it is now; older ones go."""
-    digest = recipe.content_hash(catalog.TOP, [_TOOLS])
-    folder = cache.folder("tools") / f"test-{digest}"
-    with cache.lock("test-tools"):
-        if not folder.exists():
-            step("installing the test tools")
-            for old in cache.folder("tools").glob("test-*"):
-                shutil.rmtree(old)
-            partial = cache.folder("tools", "test-partial")
-            run(_install(partial), what="installing the test tools")
-            partial.rename(folder)
-    return folder
-
-
-def _install(target: Path) -> list[str]:
-    # The image's Python is 3.13, ours may not be: take its wheels, whatever runs here.
-    wheels = ["--only-binary=:all:", "--python-version=3.13", "--no-deps", "--require-hashes"]
-    return [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        *wheels,
-        f"--target={target}",
-        "-r",
-        str(catalog.TOP / _TOOLS),
-    ]
+    return packages.folder("test", _TOOLS, "test tools", cache)

@@ -48,8 +48,7 @@ def main() -> int:
 
 def cache() -> Path:
     """The one folder of downloads and builds."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("BERTOPS_CACHE") or home / "bert-operator")
+    return Cache.from_environment().root
 
 
 def venv_python() -> Path:

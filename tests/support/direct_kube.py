@@ -8,23 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bert_operator.cluster import resources
 from support.kube import CommandError, Kube
 from support.kube_api import KubeApi
 
-_OURS: Final = "apis/bertops.dev/v1alpha1"
 _KINDS: Final = {
-    "bertdeployment": (_OURS, "bertdeployments"),
-    "bertartifact": (_OURS, "bertartifacts"),
-    "configmap": ("api/v1", "configmaps"),
-    "deployment": ("apis/apps/v1", "deployments"),
-    "endpointslice": ("apis/discovery.k8s.io/v1", "endpointslices"),
-    "event": ("api/v1", "events"),
-    "job": ("apis/batch/v1", "jobs"),
-    "pod": ("api/v1", "pods"),
-    "pvc": ("api/v1", "persistentvolumeclaims"),
-    "service": ("api/v1", "services"),
+    "bertdeployment": "BertDeployment",
+    "bertartifact": "BertArtifact",
+    "configmap": "ConfigMap",
+    "deployment": "Deployment",
+    "job": "Job",
+    "pod": "Pod",
+    "pvc": "PersistentVolumeClaim",
+    "service": "Service",
 }
-"""Namespaced kind -> where the API server has it."""
+"""kubectl's word -> kind. What isn't here, kubectl is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +31,23 @@ class DirectKube(Kube):
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
         """One object, or None."""
-        return self._ask(kind, f"/{name}")
+        return self._ask(kind, name) if kind in _KINDS else super().get(kind, name)
 
     def list(self, kind: str, selector: str = "") -> Sequence[dict[str, Any]]:
         """Objects of a kind."""
-        if kind.removesuffix("s") not in _KINDS:
+        single = kind.removesuffix("s")
+        if single not in _KINDS:
             return super().list(kind, selector)
-        found = self._ask(kind, "", **({"labelSelector": selector} if selector else {}))
+        found = self._ask(single, "", **({"labelSelector": selector} if selector else {}))
         items: list[dict[str, Any]] = (found or {}).get("items", [])
         return items
 
-    def _ask(self, kind: str, path: str, **query: str) -> dict[str, Any] | None:
-        group, plural = _KINDS[kind.removesuffix("s")]
+    def _ask(self, kind: str, name: str, **query: str) -> dict[str, Any] | None:
+        path = resources.path(_KINDS[kind], self.namespace, name)
         with KubeApi(self.kubeconfig) as api:
-            answer = api.request("GET", f"/{group}/namespaces/{self.namespace}/{plural}{path}", **query)
+            answer = api.request("GET", path, **query)
         if answer.code == 404:
             return None
         if answer.code != 200:
-            raise CommandError(f"GET {plural}{path} in {self.namespace}: {answer.code} {answer.message}")
+            raise CommandError(f"GET {path}: {answer.code} {answer.message}")
         return answer.body
