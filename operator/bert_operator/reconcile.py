@@ -70,6 +70,9 @@ class Reconciler:
         observed = await self._probe(key, observed)
         plan = self.planner.make_plan(observed, self.settings, self.now())
         raced, failures = await self._write_children(key, plan)
+        if any(failure.namespace_ends for failure in failures):
+            logger.info("the namespace is being deleted: nothing more is made in it")
+            return Outcome()  # trying again is of no use; the deletion of the BertDeployment will be seen
         done = _done(plan)
         wrote = any((plan.hold, plan.apply, plan.create, plan.adopt, plan.leave, plan.release, plan.delete))
         if wrote and not failures and not raced and _first_of_all(observed, plan):
@@ -163,7 +166,7 @@ class Reconciler:
             await self.cluster.tell(observed.bert, note)
         except ApiError as error:
             # An Event is a courtesy; the status says the same and must not be judged anew for its sake.
-            logger.warning("%s", error)
+            logger.log(logging.DEBUG if error.namespace_ends else logging.WARNING, "%s", error)
 
     def _lay(self, key: Key, reply: Manifest) -> None:
         self._others(key, self.world.lay_over(reply))

@@ -133,6 +133,21 @@ async def test_an_update_of_what_is_gone_creates_nothing(here: Here, cluster: Cl
     assert here.get("a") is None
 
 
+async def test_a_namespace_that_is_being_deleted_is_told_from_a_missing_right(
+    api: KubeApi, here: Here, cluster: Cluster
+) -> None:
+    held = here.post(here.config_map("held", finalizers=["tests.bertops.dev/hold"]))
+    api.request("DELETE", f"/api/v1/namespaces/{here.namespace}")
+    try:
+        with pytest.raises(ApiError) as caught:
+            await cluster.apply(here.config_map("a"))
+    finally:
+        path = f"/api/v1/namespaces/{here.namespace}/configmaps/{held['metadata']['name']}"
+        freed = {"metadata": {"finalizers": None}}
+        api.request("PATCH", path, freed, content_type="application/merge-patch+json")
+    assert (caught.value.status, caught.value.namespace_ends) == (403, True)
+
+
 async def test_a_child_that_lost_its_owner_is_mended_under_its_own_name(here: Here, cluster: Cluster) -> None:
     uid = here.bert()["metadata"]["uid"]
     labels = {"bertops.dev/owner": "aaaaaa"}

@@ -3,6 +3,7 @@
 import re
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -341,7 +342,14 @@ def test_what_vanishes_unseen_while_a_watch_has_expired_is_mended(place: Place, 
         eventually("it is ready again", running.ready)
 
 
+def all_active(api: KubeApi) -> bool:
+    """Whether no namespace is being deleted: in one that is, nothing may be made, which is refused as Forbidden."""
+    namespaces = api.request("GET", "/api/v1/namespaces").body["items"]
+    return all(each["status"]["phase"] == "Active" for each in namespaces)
+
+
 def test_cluster_wide_it_serves_every_namespace_and_ends_quickly_when_told(place: Place, tmp_path: Path) -> None:
+    eventually("no namespace of another test is still going", partial(all_active, place.api))
     with operator(place.api, tmp_path, "-A", module=SMALL) as running:
         place.create()
         eventually("children", place.served(1))

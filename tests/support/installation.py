@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from images.catalog import BASIC
-from support.kube import Kube, TooLate
+from support.kube import Kube, TooLate, wait_for
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CHART: Final = ROOT / "charts" / "bert-operator"
@@ -101,9 +101,11 @@ def install_operator(kube: Kube, images: Images, *, hub: str = "", **values: Any
 
 
 def restricted_namespace(kube: Kube) -> None:
-    """A namespace that admits only pods of the Pod Security standard "restricted"."""
+    """A namespace that admits only pods of the Pod Security standard "restricted", and admits them already."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": kube.namespace, "labels": labels}})
+    # A pod is refused until the controller manager has made this, a moment after the namespace.
+    wait_for("the namespace's ServiceAccount", lambda: kube.get("serviceaccount", "default"), seconds=60)
 
 
 def put_model(kube: Kube, image: str, folder: Path, claim: str = "models", *, size: str = "1Gi") -> None:

@@ -18,7 +18,7 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 import bert_operator
-from bert_operator.cluster.errors import ApiError
+from bert_operator.cluster.errors import ApiError, Cause
 from bert_operator.metrics import Metrics
 
 CONNECTIONS: Final = 16
@@ -226,5 +226,7 @@ def _error(status: int, headers: Mapping[str, str], payload: Mapping[str, Any], 
         message=payload.get("message") or "no explanation",
         what=what,
         retry_after=retry_after,
-        fields=frozenset(cause.get("field", "") for cause in details.get("causes") or ()),
+        causes=frozenset(
+            Cause(field=cause.get("field", ""), reason=cause.get("reason", "")) for cause in details.get("causes") or ()
+        ),
     )

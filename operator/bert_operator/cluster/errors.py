@@ -1,9 +1,16 @@
 """The one way in which a call to the API server fails."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 REFUSALS: Final = frozenset({400, 403, 404, 413, 422})
 """Answers that the same request will get again until somebody changes something."""
+
+
+class Cause(NamedTuple):
+    """One cause in the details of a Status object."""
+
+    field: str = ""
+    reason: str = ""
 
 
 class ApiError(Exception):
@@ -20,7 +27,7 @@ class ApiError(Exception):
         message: str,
         what: str = "",
         retry_after: float | None = None,
-        fields: frozenset[str] = frozenset(),
+        causes: frozenset[Cause] = frozenset(),
     ) -> None:
         super().__init__(f"{what}: {reason}: {message}" if what else f"{reason}: {message}")
         self.status = status
@@ -32,8 +39,18 @@ class ApiError(Exception):
         """What was asked, e.g. `apply Service demo`."""
         self.retry_after = retry_after
         """Seconds the server asks us to wait."""
-        self.fields = fields
+        self.causes = causes
+        """What it was refused for."""
+
+    @property
+    def fields(self) -> frozenset[str]:
         """Fields of the object that it was refused for."""
+        return frozenset(cause.field for cause in self.causes)
+
+    @property
+    def namespace_ends(self) -> bool:
+        """Whether the namespace is being deleted: nothing new is let in, and everything in it goes."""
+        return any(cause.reason == "NamespaceTerminating" for cause in self.causes)
 
     @property
     def refused(self) -> bool:

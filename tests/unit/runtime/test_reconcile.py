@@ -1,6 +1,7 @@
 """One reconcile carries a plan out in order, takes replies in at once, and never hides a refusal."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ import pytest
 from bert_operator.api.actions import Adoption, Departure, Hold, Note, Plan, Ref
 from bert_operator.api.observed import Observed
 from bert_operator.cluster.calls import Cluster
-from bert_operator.cluster.errors import ApiError
+from bert_operator.cluster.errors import ApiError, Cause
 from bert_operator.observe import Key, World
 from bert_operator.reconcile import Outcome, Reconciler
 from bert_operator.runtime import resynced
@@ -263,6 +264,20 @@ async def test_a_passing_failure_is_only_tried_again(bench: Bench, status: int) 
     with pytest.raises(ApiError):
         await bench.run(WHOLE)
     assert not [call for call in bench.cluster.calls if "ApiRefused" in call]
+
+
+async def test_in_a_namespace_that_is_being_deleted_it_tries_nothing_again_and_warns_of_nothing(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    causes = frozenset({Cause("metadata.namespace", "NamespaceTerminating")})
+    ending = ApiError(status=403, reason="Forbidden", message="being terminated", causes=causes)
+    bench.cluster.failures = {"apply demo": ending, "create build": ending}
+    assert await bench.run(WHOLE) == Outcome()
+    assert bench.cluster.calls == ["create build", "apply demo"], "neither a status nor an Event"
+
+    bench.cluster.failures = {"tell Building: started": ending}
+    await bench.run(WHOLE)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_conflict_over_the_status_is_tried_again_and_says_nothing(bench: Bench) -> None:
