@@ -227,8 +227,12 @@ class Place:
         pods = len(await self.items("Pod"))
         return "" if pods == sum(serves.values()) else f"{pods} pods"
 
+    async def _unready(self) -> str:
+        status, body = await self.operator.ready()
+        return "" if status == 200 else f"the operator isn't ready: {status} {body}"
+
     async def settled(self, serves: Mapping[str, int], limit: float = 90.0, more: Check | None = None) -> float:
-        """Wait until all is as it should be and rests.
+        """Wait until all is as it should be and rests, with an operator that lives: a killed one is quiet too.
 
         Args:
             serves: who is to be Ready -> replicas.
@@ -242,7 +246,7 @@ class Place:
         missing = "rest"
         while time.monotonic() - began < limit * self.lab.patience + QUIET:
             if self.quiet_seconds >= QUIET:
-                missing = await self.served(serves) or (await more() if more else "")
+                missing = await self.served(serves) or (await more() if more else "") or await self._unready()
                 if not missing:
                     return max(0.0, time.monotonic() - began - self.quiet_seconds)
             await asyncio.sleep(POLL)
