@@ -19,7 +19,7 @@ _ROWS: Final = (2, 4)
 _BATCH_TOKENS: Final = 256
 """What a mixed batch of more than the fewest texts may hold: tokens cost time, minutes for BERT-large."""
 _SHORT: Final = 128
-"""Texts up to this length are padded to the next bucket."""
+"""Texts up to this length are padded to the next bucket, and mixed with others."""
 
 
 class Kind(StrEnum):
@@ -52,7 +52,7 @@ def arrange(texts: Sequence[Sample], build: Build, pad: int) -> Iterator[Arrange
         yield Arrangement(Kind.ALONE, text, (index,))
     plain = [index for index, text in enumerate(texts) if of_tokens(text.inputs)]
     rows = build.engine_batch if build.format is Format.TENSORRT else max(_ROWS)
-    groups = list(_groups(plain, texts, rows))
+    groups = list(_groups(_mixed(plain, texts, build), texts, rows))
     shown = {length for group in groups if (length := _shown([_length(texts[index]) for index in group])) > _SHORT}
     # A trace may have kept something of any length; every other format is one graph for all of them.
     buckets = samples.buckets(build) if build.format is Format.TORCHSCRIPT else samples.compared(build)
@@ -83,7 +83,7 @@ def padded(text: Sample, length: int, pad: int) -> Sample:
 def _paddings(
     lengths: Sequence[tuple[int, int]], buckets: Sequence[int], shown: Collection[int]
 ) -> list[tuple[int, int]]:
-    """Which text is padded to which length: every one to the next bucket, a short one to every bucket.
+    """Which text is padded to which length: every one to the next bucket, a short one wherever no other is.
 
     Args:
         lengths: number and tokens of each text.
@@ -91,15 +91,27 @@ def _paddings(
         shown: lengths to which a mixed batch pads a short text anyway: long ones cost time, and are asked once.
     """
     found: dict[tuple[int, int], None] = {}
+    reached = set(shown)
     for index, length in lengths:
         above = [bucket for bucket in buckets if bucket > length]
         if above and above[0] <= _SHORT:
             found[index, above[0]] = None
-    # One token alone says least about what padding does to it.
+            # One token alone says least about what padding does to it.
+            reached |= {above[0]} if length > 1 else set()
     short = min((pair for pair in lengths if pair[1] > 1), key=lambda pair: pair[1], default=None)
     if short:
-        found |= dict.fromkeys((short[0], bucket) for bucket in buckets if bucket > short[1] and bucket not in shown)
+        found |= dict.fromkeys((short[0], bucket) for bucket in buckets if bucket > short[1] and bucket not in reached)
     return list(found)
+
+
+def _mixed(plain: Sequence[int], texts: Sequence[Sample], build: Build) -> list[int]:
+    """Which texts are asked in batches: all, but for long ones of ours where one graph serves every length.
+
+    An engine has other kernels for other shapes, and asking it costs little.
+    """
+    own = build.fidelity.samples or build.fidelity.samples_from
+    short = [index for index in plain if _length(texts[index]) <= _SHORT]
+    return list(plain) if own or build.format is Format.TENSORRT or len(short) < _ROWS[0] else short
 
 
 def _shown(lengths: Sequence[int]) -> int:

@@ -43,27 +43,27 @@ RECIPES: Final = {
     (Framework.PYTORCH, Format.ONNX): Recipe(
         "onnx",
         "bert_build.to_onnx",
-        "5",
+        "6",
         ("torch", "transformers", "onnx"),
         prepare="bert_build.trace_onnx",
         session="bert_build.onnx_session",
     ),
     (Framework.PYTORCH, Format.MAR): Recipe(
-        "mar", "bert_build.to_mar", "4", ("torch", "transformers", "tokenizers", "torch-model-archiver"), texts=True
+        "mar", "bert_build.to_mar", "5", ("torch", "transformers", "tokenizers", "torch-model-archiver"), texts=True
     ),
     (Framework.PYTORCH, Format.TORCHSCRIPT): Recipe(
-        "torchscript", "bert_build.to_torchscript", "1", ("torch", "transformers")
+        "torchscript", "bert_build.to_torchscript", "2", ("torch", "transformers")
     ),
     (Framework.PYTORCH, Format.SAVEDMODEL): Recipe(
-        "savedmodel", "bert_build.to_savedmodel", "2", ("tensorflow-cpu",), copies=2.3
+        "savedmodel", "bert_build.to_savedmodel", "3", ("tensorflow-cpu",), copies=2.3
     ),
     (Framework.TENSORFLOW, Format.SAVEDMODEL): Recipe(
-        "savedmodel", "bert_build.tf2_to_savedmodel", "tf2-2", ("tensorflow-cpu",)
+        "savedmodel", "bert_build.tf2_to_savedmodel", "tf2-3", ("tensorflow-cpu",)
     ),
     (Framework.TENSORFLOW, Format.ONNX): Recipe(
         "onnx",
         "bert_build.tf2_to_onnx",
-        "tf2-3",
+        "tf2-4",
         ("tensorflow-cpu", "tf2onnx", "onnx"),
         session="bert_build.onnx_session",
         copies=3.0,

@@ -81,7 +81,7 @@ def _required(found: list[Sample], field: str, supply: Tokens) -> list[Sample]:
 
 def _lengths(buckets: Sequence[int]) -> list[int]:
     """One token, every bucket, and a length that is no bucket's: what is only right at round numbers shows."""
-    odd = {bucket - 3 for bucket in buckets if 4 < bucket <= 64}  # noqa: PLR2004 - longer ones cost more than they show
+    odd = {bucket - 3 for bucket in buckets if 4 < bucket <= 32}  # noqa: PLR2004 - longer ones cost more than they show
     return sorted({1, *buckets, *odd})
 
 

@@ -224,8 +224,8 @@ def _claim(case: Case) -> list[Manifest]:
     """The claim of `storage.size`, made once; afterwards only growth is asked for."""
     if not case.spec.storage.size:
         return []
-    want = drift.stamped(claim.manifest(case.identity, case.spec.storage))
     live = case.store_claim
+    want = drift.stamped(claim.manifest(case.identity, case.spec.storage, live))
     if live is None:
         return [want]
     return [_updating(want, live)] if drift.differs(want, live) else []

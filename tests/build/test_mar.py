@@ -18,6 +18,7 @@ transformers = pytest.importorskip("transformers")
 from bert_build import fidelity, source_model  # noqa: E402
 from bert_build.failures import BuildError  # noqa: E402
 from bert_build.handlers import torchserve as handler  # noqa: E402
+from bert_operator.api.report import BuildReport  # noqa: E402
 from bert_operator.api.spec import Task  # noqa: E402
 from build.test_steps import make_model  # noqa: E402
 from support.build_bench import Bench  # noqa: E402
@@ -33,13 +34,6 @@ LENGTH = 32
 CLASSIFIER = "sequence-classification"
 
 
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    found = Bench(tmp_path / "bench")
-    monkeypatch.setenv("BERTOPS_TERMINATION_LOG", str(found.termination))
-    return found
-
-
 def with_tokenizer(folder: Path, *, lower: bool = True, side: str = "right") -> Path:
     """Add a small vocabulary, as `save_pretrained` of a tokenizer writes it."""
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS, *"abcdefghijklmnopqrstuvwxyz", *WORDS[::-1]]))
@@ -51,9 +45,30 @@ def with_tokenizer(folder: Path, *, lower: bool = True, side: str = "right") -> 
 def built(bench: Bench, target: Path, task: str = CLASSIFIER) -> tuple[Any, Path]:
     """The report of a whole build, and what its archive holds."""
     report, folder = bench.build(task=task, format="mar", maxSequenceLength=LENGTH)
+    return report, unpacked(folder, target)
+
+
+def converted(bench: Bench, target: Path) -> Path:
+    """What the archive holds before anybody compares it: for tests that compare its answers themselves."""
+    bench.run(until="convert", task=CLASSIFIER, format="mar", maxSequenceLength=LENGTH)
+    return unpacked(bench.root / "work" / "artifact", target)
+
+
+def unpacked(folder: Path, target: Path) -> Path:
     with zipfile.ZipFile(folder / "model.mar") as archive:
         archive.extractall(target)
-    return report, target
+    return target
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, BuildReport, Path]:
+    """One whole build for all tests that only look at it: its bench, its report and what its archive holds."""
+    root = tmp_path_factory.mktemp("classifier")
+    bench = Bench(root / "bench")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTOPS_TERMINATION_LOG", str(bench.termination))
+        with_tokenizer(make_model(bench.source, head=True, id2label=LABELS))
+        return bench, *built(bench, root / "mar")
 
 
 def expected(bench: Bench, task: str, feed: dict[str, Any]) -> Any:
@@ -87,30 +102,38 @@ def ask(model: Any, *bodies: Any) -> list[Any]:
     return list(model.answers([model.question(body) for body in bodies]))
 
 
-@pytest.mark.parametrize(
-    ("task", "output"), [("feature-extraction", "last_hidden_state"), ("sequence-classification", "logits")]
-)
-def test_the_archive_answers_like_the_source_model(bench: Bench, tmp_path: Path, task: str, output: str) -> None:
-    with_tokenizer(make_model(bench.source, head=output == "logits"))
-    report, folder = built(bench, tmp_path / "mar", task)
-    feed = {
-        "input_ids": [[5, 99, 2048, 17, 1500, 0, 0], [9, 8, 7, 6, 5, 4, 3]],
-        "attention_mask": [[1, 1, 1, 1, 1, 0, 0], [1] * 7],
-        "token_type_ids": [[0, 0, 1, 1, 1, 0, 0]] * 2,
-    }
+FEED = {
+    "input_ids": [[5, 99, 2048, 17, 1500, 0, 0], [9, 8, 7, 6, 5, 4, 3]],
+    "attention_mask": [[1, 1, 1, 1, 1, 0, 0], [1] * 7],
+    "token_type_ids": [[0, 0, 1, 1, 1, 0, 0]] * 2,
+}
 
-    [answer] = ask(opened(folder), feed)
 
-    wanted, found = expected(bench, task, feed), np.array(answer[output])
-    mask = np.array(feed["attention_mask"]) == 1
+def test_the_archive_answers_like_the_source_model(bench: Bench, tmp_path: Path) -> None:
+    with_tokenizer(make_model(bench.source))
+    report, folder = built(bench, tmp_path / "mar", "feature-extraction")
+
+    [answer] = ask(opened(folder), FEED)
+
+    wanted, found = expected(bench, "feature-extraction", FEED), np.array(answer["last_hidden_state"])
     assert found.shape == wanted.shape
-    assert np.abs(found - wanted)[mask if output != "logits" else ...].max() < 1e-4
+    assert np.abs(found - wanted)[np.array(FEED["attention_mask"]) == 1].max() < 1e-4
     assert report.fidelity.max_abs_difference < 1e-4
 
 
-def test_the_archive_is_a_whole_one_and_says_what_it_is(bench: Bench, tmp_path: Path) -> None:
-    with_tokenizer(make_model(bench.source, head=True, id2label=LABELS))
-    report, folder = built(bench, tmp_path / "mar")
+def test_a_classifier_answers_like_the_source_model(classifier: tuple[Bench, BuildReport, Path]) -> None:
+    bench, report, folder = classifier
+
+    [answer] = ask(opened(folder), FEED)
+
+    wanted, found = expected(bench, CLASSIFIER, FEED), np.array(answer["logits"])
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() < 1e-4
+    assert report.fidelity.max_abs_difference < 1e-4
+
+
+def test_the_archive_is_a_whole_one_and_says_what_it_is(classifier: tuple[Bench, BuildReport, Path]) -> None:
+    bench, report, folder = classifier
 
     manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())
 
@@ -135,10 +158,19 @@ def test_the_archive_is_a_whole_one_and_says_what_it_is(bench: Bench, tmp_path: 
         assert (folder / name).read_bytes() == (Path(handler.__path__[0]) / name).read_bytes()
 
 
-@pytest.mark.parametrize(("lower", "side"), [(True, "right"), (False, "right"), (True, "left")])
-def test_texts_are_answered_like_transformers_would(bench: Bench, tmp_path: Path, *, lower: bool, side: str) -> None:
+def test_texts_are_answered_like_transformers_would(classifier: tuple[Bench, BuildReport, Path]) -> None:
+    bench, _, folder = classifier
+    check_texts(bench, folder)
+
+
+@pytest.mark.parametrize(("lower", "side"), [(False, "right"), (True, "left")])
+def test_a_tokenizers_own_ways_are_kept(bench: Bench, tmp_path: Path, *, lower: bool, side: str) -> None:
     with_tokenizer(make_model(bench.source, head=True, id2label=LABELS), lower=lower, side=side)
-    model = opened(built(bench, tmp_path / "mar")[1])
+    check_texts(bench, converted(bench, tmp_path / "mar"))
+
+
+def check_texts(bench: Bench, folder: Path) -> None:
+    model = opened(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(bench.source)
     texts = ["The film was Good.", "bad " + "über " * 60 + "good", ""]
 
@@ -189,7 +221,7 @@ def test_a_tokenizer_that_cant_be_loaded_is_no_model_without_texts(bench: Bench,
 
 def test_a_source_without_a_tokenizer_serves_tensors(bench: Bench, tmp_path: Path) -> None:
     make_model(bench.source, head=True)
-    _, folder = built(bench, tmp_path / "mar")
+    folder = converted(bench, tmp_path / "mar")
     model = opened(folder)
 
     assert not (folder / "tokenizer.json").exists()
@@ -201,7 +233,7 @@ def test_a_source_without_a_tokenizer_serves_tensors(bench: Bench, tmp_path: Pat
 @pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
 def test_scores_are_those_of_the_problem_type(bench: Bench, tmp_path: Path, problem: str) -> None:
     with_tokenizer(make_model(bench.source, head=True, id2label=LABELS, problem_type=problem))
-    model = opened(built(bench, tmp_path / "mar")[1])
+    model = opened(converted(bench, tmp_path / "mar"))
 
     worded, raw = ask(model, {"text": "good"}, {"text": "good", "raw": True})
 

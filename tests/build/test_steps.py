@@ -4,13 +4,15 @@ Runs inside the build image (marker `build`); elsewhere it is skipped because Py
 """
 
 import dataclasses
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ import pytest
 np = pytest.importorskip("numpy")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
-pytest.importorskip("transformers")
+# What steps would import anew, each of them, and find imported: they are forks of this process.
+pytest.importorskip("transformers.models.bert.modeling_bert")
+pytest.importorskip("bert_build.source_model")
 
 from bert_build import golden_answers, recorded  # noqa: E402
 from bert_operator.api.report import MAX_REPORT_BYTES, BuildFailure, BuildReport, ExitCode, Manifest  # noqa: E402
@@ -42,10 +46,11 @@ class Result:
 class Bench:
     """One build with its claims; steps are started as the pod starts them."""
 
-    def __init__(self, root: Path, prepared: Prepared | None = None) -> None:
+    def __init__(self, root: Path, prepared: Prepared, alone: tuple[str, ...] = ()) -> None:
         self.root = root
         self.prepared = prepared
-        """None: each step starts its own Python, as in the pod, and imports for itself what it needs."""
+        self.alone = alone
+        """Steps that start their own Python, as in the pod, and import for themselves what they need."""
         self.source, self.store = root / "source", root / "store"
         for folder in (self.source, self.store, root / "sealed"):
             folder.mkdir(parents=True)
@@ -74,14 +79,15 @@ class Bench:
         result = Result("", 0, "", "")
         for step in steps:
             (self.root / "termination").write_text("")
-            code, out, err = self._start(self.command(step, work), self.environment(wish))
+            code, out, err = self._start(step, work, self.environment(wish))
             result = Result(step, code, out + err, (self.root / "termination").read_text())
             if code:
                 return result
         return result
 
-    def _start(self, command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
-        if self.prepared:
+    def _start(self, step: str, work: Path, environment: dict[str, str]) -> tuple[int, str, str]:
+        command = self.command(step, work)
+        if step not in self.alone:
             return self.prepared.run(command[3:], environment)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
         return done.returncode, done.stdout, done.stderr
@@ -133,10 +139,35 @@ def make_model(folder: Path, *, head: bool = False, positions: int = 64, **chang
     return folder
 
 
+Built = Callable[[str], tuple[Bench, BuildReport]]
+
+
 @pytest.fixture(scope="module")
-def prepared() -> Iterator[Prepared]:
-    with Prepared() as found:
-        yield found
+def built(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Built:
+    """One build of each task, for all tests that only look at it.
+
+    Every step starts its own Python that can do without PyTorch; on the real node (tests/e2e) `answer` does as well.
+    """
+
+    @functools.cache
+    def build(task: str) -> tuple[Bench, BuildReport]:
+        classifier = task == "sequence-classification"
+        alone = tuple(step for step in BUILD_STEPS if classifier and step != "answer")
+        made = Bench(tmp_path_factory.mktemp(task), prepared, alone)
+        make_model(made.source / "bert", head=classifier)
+        return made, made.build(request(task))
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def half_built(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> tuple[Bench, Path]:
+    """A bench and a scratch folder, all steps before `compare` done."""
+    made = Bench(tmp_path_factory.mktemp("half"), prepared)
+    make_model(made.source / "bert")
+    work = made.root / "work"
+    assert made.run(request(), BUILD_STEPS[: BUILD_STEPS.index("compare")], work).code == 0
+    return made, work
 
 
 @pytest.fixture
@@ -144,9 +175,8 @@ def bench(tmp_path: Path, prepared: Prepared) -> Bench:
     return Bench(tmp_path, prepared)
 
 
-def ask_reference(bench: Bench, folder: Path, task: str, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    assert bench.prepared
-    command = ["reference", "--model", str(folder), "--task", task]
+def ask_reference(bench: Bench, task: str, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    command = ["reference", "--model", str(bench.source / "bert"), "--task", task]
     code, out, err = bench.prepared.run(command, bench.environment({}), json.dumps(requests))
     assert code == 0, err
     answers: list[dict[str, Any]] = json.loads(out)
@@ -156,16 +186,15 @@ def ask_reference(bench: Bench, folder: Path, task: str, requests: list[dict[str
 @pytest.mark.parametrize(
     ("task", "output"), [("feature-extraction", "last_hidden_state"), ("sequence-classification", "logits")]
 )
-def test_published_artifact_answers_like_the_source_model(bench: Bench, task: str, output: str) -> None:
-    folder = make_model(bench.source / "bert", head=task == "sequence-classification")
-    report = bench.build(request(task))
+def test_published_artifact_answers_like_the_source_model(built: Built, task: str, output: str) -> None:
+    bench, report = built(task)
     session = onnxruntime.InferenceSession(bench.artifact(report) / "model.onnx", providers=["CPUExecutionProvider"])
     ids = np.array([[5, 99, 2048, 17, 1500, 0, 0], [9, 8, 7, 6, 5, 4, 3]], dtype=np.int64)
     mask = np.array([[1, 1, 1, 1, 1, 0, 0], [1] * 7], dtype=np.int64)
     types = np.array([[0, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1]], dtype=np.int64)
     feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
     [answer] = session.run([output], feed)
-    [reference] = ask_reference(bench, folder, task, [{name: values.tolist() for name, values in feed.items()}])
+    [reference] = ask_reference(bench, task, [{name: values.tolist() for name, values in feed.items()}])
     expected = np.array(reference[output])
     assert answer.shape == expected.shape
     real = answer[mask == 1] if task == "feature-extraction" else answer
@@ -175,10 +204,8 @@ def test_published_artifact_answers_like_the_source_model(bench: Bench, task: st
     assert np.abs(other - answer).max() > 0.01
 
 
-def test_report_tells_what_was_built(bench: Bench) -> None:
-    make_model(bench.source / "bert", head=True)
-    bench.prepared = None
-    report = bench.build(request("sequence-classification"))
+def test_report_tells_what_was_built(built: Built) -> None:
+    bench, report = built("sequence-classification")
     assert [(spec.name, spec.dtype, spec.dims) for spec in report.inputs] == [
         ("input_ids", "INT64", [-1]), ("attention_mask", "INT64", [-1]), ("token_type_ids", "INT64", [-1]),
     ]  # fmt: skip
@@ -199,9 +226,8 @@ def test_report_tells_what_was_built(bench: Bench) -> None:
     assert bench.published() == [bench.artifact(report).name]
 
 
-def test_golden_requests_are_small_and_repeat_the_source_model(bench: Bench) -> None:
-    folder = make_model(bench.source / "bert")
-    report = bench.build(request())
+def test_golden_requests_are_small_and_repeat_the_source_model(built: Built) -> None:
+    bench, report = built("feature-extraction")
     golden = np.load(bench.artifact(report) / "golden.npz", allow_pickle=False)
     numbers = sorted({int(name.partition("/")[0]) for name in golden.files})
     assert numbers == list(range(len(numbers)))
@@ -212,13 +238,12 @@ def test_golden_requests_are_small_and_repeat_the_source_model(bench: Bench) -> 
     assert any((feed["attention_mask"] == 0).any() for feed in feeds)
     assert any((feed["token_type_ids"] == 1).any() for feed in feeds)
     asked = [{name: values.tolist() for name, values in feed.items()} for feed in feeds]
-    for number, answer in zip(numbers, ask_reference(bench, folder, "feature-extraction", asked), strict=True):
+    for number, answer in zip(numbers, ask_reference(bench, "feature-extraction", asked), strict=True):
         assert np.allclose(golden[f"{number}/out/last_hidden_state"], answer["last_hidden_state"], atol=1e-4)
 
 
-def test_second_build_reuses_the_artifact_without_loading_pytorch(bench: Bench, tmp_path: Path) -> None:
-    make_model(bench.source / "bert")
-    first = bench.build(request())
+def test_second_build_reuses_the_artifact_without_loading_pytorch(built: Built, tmp_path: Path) -> None:
+    bench, first = built("feature-extraction")
     assert not first.reused
     spy = tmp_path / "spy"
     for name in ("torch", "transformers", "onnx", "onnxruntime"):
@@ -292,7 +317,7 @@ def test_what_cannot_be_built_ends_with_its_reason_and_leaves_nothing(
 
 
 def test_unknown_revision_of_an_unreachable_or_foreign_hub_is_no_traceback(bench: Bench) -> None:
-    bench.prepared = None  # the library reads the hub's address when it is imported
+    bench.alone = ("fetch",)  # the library reads the hub's address when it is imported
     wish = {**request(), "huggingFace": {"repo": "team/bert", "revision": "v9"}}
     del wish["pvc"]
     os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
@@ -360,11 +385,9 @@ def test_half_precision_checkpoint_becomes_fp32(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("step", ["convert", "compare"])
-def test_sigterm_ends_a_step_as_a_passing_fault(bench: Bench, tmp_path: Path, step: str) -> None:
-    make_model(bench.source / "bert")
-    work = tmp_path / "work"
-    before = BUILD_STEPS[: BUILD_STEPS.index(step)]
-    assert bench.run(request(), before, work).code == 0
+def test_sigterm_ends_a_step_as_a_passing_fault(half_built: tuple[Bench, Path], tmp_path: Path, step: str) -> None:
+    bench, done = half_built
+    work = shutil.copytree(done, tmp_path / "work")
     with subprocess.Popen(
         bench.command(step, work),
         env=bench.environment(request()),

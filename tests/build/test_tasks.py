@@ -32,13 +32,6 @@ from support.build_bench import Bench  # noqa: E402
 pytestmark = pytest.mark.build
 
 
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    found = Bench(tmp_path / "bench")
-    monkeypatch.setenv("BERTOPS_TERMINATION_LOG", str(found.termination))
-    return found
-
-
 def check_graphs_of_engines(artifact: Path, folder: Path, request: dict[str, Any]) -> None:
     """What TensorRT would be given of a real export: types that fit everywhere, answers that stay near."""
     wanted = onnx_session.open_session(artifact).answer(request)

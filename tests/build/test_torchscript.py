@@ -1,10 +1,12 @@
 """TorchScript, traced for real from tiny random models. Runs in the build image."""
 
+import functools
 import importlib.util
 import json
 import shutil
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import bert_build  # noqa: E402
 from bert_build import fidelity, source_model, to_torchscript  # noqa: E402
 from bert_build.failures import BuildError  # noqa: E402
 from bert_build.judge import TooFarError  # noqa: E402
+from bert_build.state import State  # noqa: E402
 from bert_operator.api.spec import Precision, Task  # noqa: E402
 from support import tiny_models  # noqa: E402
 from support.build_bench import Bench  # noqa: E402
@@ -26,13 +29,25 @@ pytestmark = pytest.mark.build
 
 CLASSIFIER = Task.SEQUENCE_CLASSIFICATION
 WISH = {"format": "torchscript", "sequenceBuckets": [8, 16, 24]}
+Converted = Callable[[str, Path], tuple[Bench, State]]
 
 
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    found = Bench(tmp_path / "bench")
-    monkeypatch.setenv("BERTOPS_TERMINATION_LOG", str(found.termination))
-    return found
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    """Copies of one converted classifier of each family."""
+
+    @functools.cache
+    def once(family: str) -> tuple[Bench, State]:
+        made = Bench(tmp_path_factory.mktemp(family) / "bench")
+        tiny_models.save(made.source, family, CLASSIFIER)
+        return made, made.run(until="convert", task=CLASSIFIER.value, **WISH)
+
+    def copied(family: str, target: Path) -> tuple[Bench, State]:
+        made, state = once(family)
+        shutil.copytree(made.root, target / "copy")
+        return Bench(target / "copy"), state
+
+    return copied
 
 
 def tokens(rows: int, length: int) -> dict[str, Any]:
@@ -63,9 +78,8 @@ def test_the_artifact_answers_by_name_in_every_shape(bench: Bench) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["golden.npz", "manifest.json", "model.pt"]
 
 
-def test_the_server_finds_inputs_by_the_arguments_of_forward(bench: Bench) -> None:
-    tiny_models.save(bench.source, "roberta", CLASSIFIER)
-    bench.run(until="convert", task=CLASSIFIER.value, **WISH)
+def test_the_server_finds_inputs_by_the_arguments_of_forward(converted: Converted, tmp_path: Path) -> None:
+    bench, _ = converted("roberta", tmp_path)
 
     module = torch.jit.load(str(bench.root / "work/artifact/model.pt"))
 
@@ -75,15 +89,13 @@ def test_the_server_finds_inputs_by_the_arguments_of_forward(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("fault", ["length", "batch", "mask"])
-def test_a_trace_that_kept_its_own_shape_is_refused(bench: Bench, fault: str) -> None:
+def test_a_trace_that_kept_its_own_shape_is_refused(converted: Converted, tmp_path: Path, fault: str) -> None:
     """What a tracer gets wrong: it answers well at the traced shape, and only there."""
-    tiny_models.save(bench.source, "bert", CLASSIFIER)
-    wish = {"task": CLASSIFIER.value, **WISH}
-    state = bench.run(until="convert", **wish)
+    bench, state = converted("bert", tmp_path)
     spoil(bench, fault)
 
     with pytest.raises(TooFarError):
-        fidelity.run(bench.job(**wish), state)
+        fidelity.run(bench.job(task=CLASSIFIER.value, **WISH), state)
 
 
 class Spoilt(torch.nn.Module):  # type: ignore[misc]  # torch has no stubs where this is checked
@@ -213,9 +225,10 @@ class Sent:
         ]
 
 
-def test_the_backend_batches_what_has_one_shape_and_a_wrong_request_fails_alone(bench: Bench, backend: Any) -> None:
-    tiny_models.save(bench.source, "bert", CLASSIFIER)
-    bench.run(until="convert", task=CLASSIFIER.value, **WISH)
+def test_the_backend_batches_what_has_one_shape_and_a_wrong_request_fails_alone(
+    converted: Converted, tmp_path: Path, backend: Any
+) -> None:
+    bench, _ = converted("bert", tmp_path)
     inputs = ("input_ids", "attention_mask", "token_type_ids")
     model = started(backend, bench, inputs, ENABLE_JIT_EXECUTOR="false", ENABLE_JIT_PROFILING="false")
     # The setters answer what was set before.
@@ -236,9 +249,10 @@ def test_the_backend_batches_what_has_one_shape_and_a_wrong_request_fails_alone(
         np.testing.assert_allclose(torch.from_dlpack(values), source.answer(asked[place])["logits"], atol=1e-4)
 
 
-def test_the_backend_refuses_a_configuration_of_another_model(bench: Bench, backend: Any) -> None:
-    tiny_models.save(bench.source, "roberta", CLASSIFIER)
-    bench.run(until="convert", task=CLASSIFIER.value, **WISH)
+def test_the_backend_refuses_a_configuration_of_another_model(
+    converted: Converted, tmp_path: Path, backend: Any
+) -> None:
+    bench, _ = converted("roberta", tmp_path)
 
     with pytest.raises(Exception, match=r"config\.pbtxt differ in inputs: token_type_ids"):
         started(backend, bench, ("input_ids", "attention_mask", "token_type_ids"))

@@ -1,5 +1,6 @@
 """Real TensorFlow, in its build image; elsewhere these tests are skipped."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from bert_build import formats
+from bert_operator.api.report import BuildReport
 from bert_operator.api.spec import Framework
 from support.build_bench import Bench
 
@@ -18,16 +20,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.filterwarnings("ignore"))  # of TensorFlow and what it needs
 
 
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    found = Bench(tmp_path / "bench")
-    monkeypatch.setenv("BERTOPS_TERMINATION_LOG", str(found.termination))
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What one build left; shared by tests that only read it."""
+
+    bench: Bench
+    report: BuildReport
+    folder: Path
+    """The published artifact's."""
+
+
+def make_bench(folder: Path, patch: pytest.MonkeyPatch) -> Bench:
+    """A bench whose PyTorch sources are answered by numpy: there is no PyTorch in this image."""
+    found = Bench(folder / "bench")
+    patch.setenv("BERTOPS_TERMINATION_LOG", str(found.termination))
+    patch.setattr(formats, "SOURCES", {**formats.SOURCES, Framework.PYTORCH: "support.numpy_bert"})
     return found
 
 
 @pytest.fixture
-def checkpoint_bench(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """A bench whose PyTorch sources are answered by numpy: there is no PyTorch in this image."""
-    sources = {**formats.SOURCES, Framework.PYTORCH: "support.numpy_bert"}
-    monkeypatch.setattr(formats, "SOURCES", sources)
-    return bench
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return make_bench(tmp_path, monkeypatch)

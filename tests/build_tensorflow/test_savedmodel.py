@@ -1,6 +1,9 @@
 """PyTorch checkpoint -> SavedModel, without PyTorch; its answers are judged by BERT in numpy and float64."""
 
+import functools
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from bert_build import checkpoint, preflight, tensorflow_bert, to_savedmodel
+from bert_build import checkpoint, config_checks, preflight, tensorflow_bert, to_savedmodel
 from bert_build.failures import BuildError
 from bert_build.families import Family
 from bert_build.samples import Arrays
@@ -19,7 +22,10 @@ from bert_operator.api.spec import Task
 from support import numpy_bert
 from support.build_bench import LENGTH, Bench
 
+from .conftest import Built, make_bench
+
 FORMAT = {"format": "savedmodel"}
+CLASSIFIER = Task.SEQUENCE_CLASSIFICATION
 OUTPUTS = pytest.mark.parametrize(
     ("task", "outputs"),
     [
@@ -28,6 +34,26 @@ OUTPUTS = pytest.mark.parametrize(
         (Task.QUESTION_ANSWERING, {"end_logits": [-1], "start_logits": [-1]}),
     ],
 )
+
+
+@pytest.fixture(scope="module")
+def of_task(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], Built]:
+    """Builds a checkpoint of a task, once for all tests that ask for it."""
+
+    @functools.cache
+    def built(task: Task) -> Built:
+        with pytest.MonkeyPatch.context() as patch:
+            bench = make_bench(tmp_path_factory.mktemp(task.value), patch)
+            numpy_bert.save_checkpoint(bench.source, task, prefix="bert.")
+            return Built(bench, *bench.build(task=task, **FORMAT))
+
+    return built
+
+
+@pytest.fixture(scope="module")
+def classifier(of_task: Callable[[Task], Built]) -> to_savedmodel.Session:
+    """The classifier's artifact, loaded."""
+    return to_savedmodel.open_session(of_task(CLASSIFIER).folder)
 
 
 def requests(seed: int = 3) -> Arrays:
@@ -48,18 +74,20 @@ def padded_by_the_server(rows: Arrays) -> Arrays:
     return {name: np.where(real, values, values[:, :1]) for name, values in rows.items()}
 
 
-def alone(session: to_savedmodel.Session, rows: Arrays) -> list[Arrays]:
+def alone(answer: Callable[[Arrays], Arrays], rows: Arrays) -> list[Arrays]:
     """Each row asked by itself, without any padding."""
     return [
-        session.answer({name: values[row : row + 1, :length] for name, values in rows.items()})
+        answer({name: values[row : row + 1, :length] for name, values in rows.items()})
         for row, length in enumerate(rows["attention_mask"].sum(axis=1))
     ]
 
 
 @OUTPUTS
-def test_it_answers_like_the_source_model(checkpoint_bench: Bench, task: Task, outputs: dict[str, list[int]]) -> None:
-    numpy_bert.save_checkpoint(checkpoint_bench.source, task, prefix="bert.")
-    report, folder = checkpoint_bench.build(task=task, **FORMAT)
+def test_it_answers_like_the_source_model(
+    of_task: Callable[[Task], Built], task: Task, outputs: dict[str, list[int]]
+) -> None:
+    built = of_task(task)
+    report = built.report
     assert 0 < report.fidelity.max_abs_difference < 1e-4
     assert [(spec.name, spec.dtype, spec.dims) for spec in report.inputs] == [
         ("input_ids", "INT64", [-1]), ("attention_mask", "INT64", [-1]), ("token_type_ids", "INT64", [-1]),
@@ -67,20 +95,20 @@ def test_it_answers_like_the_source_model(checkpoint_bench: Bench, task: Task, o
     assert {spec.name: spec.dims for spec in report.outputs} == outputs
     assert {spec.dtype for spec in report.outputs} == {"FP32"}
     rows = requests()
-    answer = to_savedmodel.open_session(folder).answer(rows)
-    truth = numpy_bert.load(checkpoint_bench.source, task).answer(rows)
+    answer = to_savedmodel.open_session(built.folder).answer(rows)
+    truth = numpy_bert.load(built.bench.source, task).answer(rows)
     for name, dims in outputs.items():
         real = rows["attention_mask"] == 1 if dims[0] == -1 else slice(None)
         assert np.abs(answer[name][real] - truth[name][real]).max() < 1e-4
 
 
-def test_a_sentence_becomes_the_vector_that_its_files_say(checkpoint_bench: Bench) -> None:
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.FEATURE_EXTRACTION)
+def test_a_sentence_becomes_the_vector_that_its_files_say(bench: Bench) -> None:
+    numpy_bert.save_checkpoint(bench.source, Task.FEATURE_EXTRACTION, num_hidden_layers=1)
     modules = [{"type": f"x.{kind}", "path": f"1_{kind}"} for kind in ("Transformer", "Pooling", "Normalize")]
-    (checkpoint_bench.source / "modules.json").write_text(json.dumps(modules))
-    (checkpoint_bench.source / "1_Pooling").mkdir()
-    (checkpoint_bench.source / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
-    _, folder = checkpoint_bench.build(task="feature-extraction", **FORMAT)
+    (bench.source / "modules.json").write_text(json.dumps(modules))
+    (bench.source / "1_Pooling").mkdir()
+    (bench.source / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    _, folder = bench.build(task="feature-extraction", **FORMAT)
     rows = requests()
     session = to_savedmodel.open_session(folder)
     found = session.answer(rows)
@@ -103,33 +131,29 @@ def test_a_sentence_becomes_the_vector_that_its_files_say(checkpoint_bench: Benc
     ],
     ids=str,
 )
-def test_every_way_a_checkpoint_is_written(checkpoint_bench: Bench, written: dict[str, Any]) -> None:
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION, **written)
-    report, _ = checkpoint_bench.build(**FORMAT)
+def test_every_way_a_checkpoint_is_written(bench: Bench, written: dict[str, Any]) -> None:
+    numpy_bert.save_checkpoint(bench.source, CLASSIFIER, num_hidden_layers=1, **written)
+    report, _ = bench.build(**FORMAT)
     assert report.fidelity.max_abs_difference < 1e-4
 
 
-def test_rows_padded_by_tf_serving_are_answered_as_if_alone(checkpoint_bench: Bench) -> None:
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
-    _, folder = checkpoint_bench.build(**FORMAT)
-    session = to_savedmodel.open_session(folder)
+def test_rows_padded_by_tf_serving_are_answered_as_if_alone(classifier: to_savedmodel.Session) -> None:
     rows = requests()
-    truth = np.concatenate([answer["logits"] for answer in alone(session, rows)])
+    truth = np.concatenate([answer["logits"] for answer in alone(classifier.answer, rows)])
     trap = padded_by_the_server(rows)
     assert not np.array_equal(trap["input_ids"], rows["input_ids"])
-    difference = np.abs(session.answer(trap)["logits"] - truth).max()
+    difference = np.abs(classifier.answer(trap)["logits"] - truth).max()
     print(f"padding trap: max |Δ| {difference:.1e}")
     assert difference < 1e-5
 
 
-def test_without_the_repair_the_trap_changes_answers(checkpoint_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_repair_the_trap_changes_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above would notice."""
     monkeypatch.setattr(tensorflow_bert, "without_server_padding", lambda _ids, mask, _types: mask)
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
-    _, folder = checkpoint_bench.build(**FORMAT)
-    session = to_savedmodel.open_session(folder)
-    truth = np.concatenate([answer["logits"] for answer in alone(session, requests())])
-    difference = np.abs(session.answer(padded_by_the_server(requests()))["logits"] - truth).max()
+    config = config_checks.Config.model_validate(numpy_bert.CONFIG)
+    model = tensorflow_bert.Bert(config, CLASSIFIER, numpy_bert.random_weights(CLASSIFIER).items())
+    truth = np.concatenate([answer["logits"] for answer in alone(lambda rows: model.serve(**rows), requests())])
+    difference = np.abs(model.serve(**padded_by_the_server(requests()))["logits"] - truth).max()
     print(f"padding trap without repair: max |Δ| {difference:.1e}")
     assert difference > 0.01
 
@@ -157,7 +181,7 @@ def test_what_counts_as_the_servers_padding(ids: list[int], mask: list[int], typ
     assert tensorflow_bert.without_server_padding(*row).numpy().tolist() == [kept]
 
 
-def test_swapped_layers_are_refused(checkpoint_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swapped_layers_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     read = checkpoint.weights
     swap = {"encoder.layer.0.": "encoder.layer.1.", "encoder.layer.1.": "encoder.layer.0."}
 
@@ -167,22 +191,24 @@ def test_swapped_layers_are_refused(checkpoint_bench: Bench, monkeypatch: pytest
             yield (swap[start] + name.removeprefix(start) if start else name), values
 
     monkeypatch.setattr(checkpoint, "weights", swapped)
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
+    numpy_bert.save_checkpoint(bench.source, CLASSIFIER)
     with pytest.raises(BuildError, match="doesn't answer like its source") as refused:
-        checkpoint_bench.run(**FORMAT)
+        bench.run(**FORMAT)
     assert refused.value.reason == "FidelityExceeded"
 
 
-def test_an_ignored_mask_is_refused(checkpoint_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ignored_mask_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorflow_bert, "without_server_padding", lambda _ids, mask, _types: tf.ones_like(mask))
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
+    numpy_bert.save_checkpoint(bench.source, CLASSIFIER, num_hidden_layers=1)
     with pytest.raises(BuildError, match="doesn't answer like its source"):
-        checkpoint_bench.run(**FORMAT)
+        bench.run(**FORMAT)
 
 
-def test_the_artifact_is_whole_with_its_folders(checkpoint_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
-    report, folder = checkpoint_bench.build(**FORMAT)
+def test_the_artifact_is_whole_with_its_folders(
+    of_task: Callable[[Task], Built], bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = of_task(CLASSIFIER)
+    folder = shutil.copytree(built.folder, bench.root / built.folder.name)
     manifest = Manifest.model_validate_json((folder / names.MANIFEST_FILE).read_bytes())
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == {*manifest.files, names.MANIFEST_FILE}
@@ -192,7 +218,7 @@ def test_the_artifact_is_whole_with_its_folders(checkpoint_bench: Bench, monkeyp
         "models": [
             {
                 "name": "m", "version": 1, "path": str(folder), "artifact": f"{folder.name}-0",
-                "manifestSha256": report.manifest_sha256, "maxBatchSize": 8,
+                "manifestSha256": built.report.manifest_sha256, "maxBatchSize": 8,
             }
         ],
     }  # fmt: skip
@@ -201,37 +227,33 @@ def test_the_artifact_is_whole_with_its_folders(checkpoint_bench: Bench, monkeyp
     index = folder / "variables" / "variables.index"
     index.write_bytes(index.read_bytes()[:-1] + b"!")
     assert preflight.main([]) == 1
-    assert "variables/variables.index" in checkpoint_bench.termination.read_text()
+    assert "variables/variables.index" in bench.termination.read_text()
 
 
-def test_warmup_requests_are_what_tf_serving_replays(checkpoint_bench: Bench) -> None:
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
-    _, folder = checkpoint_bench.build(**FORMAT)
-    session = to_savedmodel.open_session(folder)
-    records = list(tf.data.TFRecordDataset([str(folder / to_savedmodel.WARMUP_FILE)]).as_numpy_iterator())
+def test_warmup_requests_are_what_tf_serving_replays(
+    of_task: Callable[[Task], Built], classifier: to_savedmodel.Session
+) -> None:
+    file = of_task(CLASSIFIER).folder / to_savedmodel.WARMUP_FILE
+    records = list(tf.data.TFRecordDataset([str(file)]).as_numpy_iterator())
     asked = [prediction_log_pb2.PredictionLog.FromString(text).predict_log.request for text in records]
     assert {request.model_spec.signature_name for request in asked} == {"serving_default"}
     feeds = [{name: tf.make_ndarray(value) for name, value in request.inputs.items()} for request in asked]
     assert {LENGTH, 8, 16} <= {feed["input_ids"].shape[1] for feed in feeds}
     for feed in feeds:
-        assert np.isfinite(session.answer(feed)["logits"]).all()
+        assert np.isfinite(classifier.answer(feed)["logits"]).all()
 
 
-def test_an_equal_build_finds_the_artifact(checkpoint_bench: Bench) -> None:
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
-    checkpoint_bench.build(**FORMAT)
-    assert checkpoint_bench.run(until="fetch", **FORMAT).reused
+def test_an_equal_build_finds_the_artifact(of_task: Callable[[Task], Built]) -> None:
+    assert of_task(CLASSIFIER).bench.run(until="fetch", **FORMAT).reused
 
 
-def test_a_longer_text_than_the_model_knows_is_an_error(checkpoint_bench: Bench) -> None:
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION)
-    _, folder = checkpoint_bench.build(**FORMAT)
+def test_a_longer_text_than_the_model_knows_is_an_error(classifier: to_savedmodel.Session) -> None:
     long = {name: np.ones((1, 65), dtype=np.int64) for name in tensorflow_bert.INPUTS}
     with pytest.raises(tf.errors.InvalidArgumentError):
-        to_savedmodel.open_session(folder).answer(long)
+        classifier.answer(long)
 
 
-def test_an_unknown_activation_is_refused_before_anything_is_read(checkpoint_bench: Bench) -> None:
-    numpy_bert.save_checkpoint(checkpoint_bench.source, Task.SEQUENCE_CLASSIFICATION, hidden_act="silu")
+def test_an_unknown_activation_is_refused_before_anything_is_read(bench: Bench) -> None:
+    numpy_bert.save_checkpoint(bench.source, CLASSIFIER, hidden_act="silu")
     with pytest.raises(BuildError, match=r"hidden_act 'silu'.*gelu, gelu_new, relu"):
-        checkpoint_bench.run(until="inspect", **FORMAT)
+        bench.run(until="inspect", **FORMAT)

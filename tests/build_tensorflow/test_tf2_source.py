@@ -1,8 +1,9 @@
 """TensorFlow 2 SavedModel -> ONNX: asked by TensorFlow and by ONNX Runtime, and judged by numpy as well."""
 
+import functools
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,37 @@ from bert_operator.api.spec import Task
 from support import numpy_bert, tf2_bert
 from support.build_bench import Bench
 
+from .conftest import Built, make_bench
+
 FORMAT = {"format": "onnx", "framework": "tensorflow"}
 TASKS = pytest.mark.parametrize("task", [Task.SEQUENCE_CLASSIFICATION, Task.FEATURE_EXTRACTION])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of one layer, for tests that read or copy it."""
+    return tf2_bert.save(tmp_path_factory.mktemp("trained"), Task.SEQUENCE_CLASSIFICATION, num_hidden_layers=1)
+
+
+@pytest.fixture
+def classifier(bench: Bench, trained: Path) -> Bench:
+    """A bench with that source."""
+    shutil.copytree(trained, bench.source, dirs_exist_ok=True)
+    return bench
+
+
+@pytest.fixture(scope="module")
+def of_task(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], Built]:
+    """Builds a source of a task, once for all tests that ask for it."""
+
+    @functools.cache
+    def built(task: Task) -> Built:
+        with pytest.MonkeyPatch.context() as patch:
+            bench = make_bench(tmp_path_factory.mktemp(task.value), patch)
+            tf2_bert.save(bench.source, task)
+            return Built(bench, *bench.build(task=task, **FORMAT))
+
+    return built
 
 
 def requests() -> Arrays:
@@ -33,9 +63,9 @@ def requests() -> Arrays:
 
 
 @TASKS
-def test_the_artifact_answers_like_the_source_and_like_numpy(bench: Bench, task: Task) -> None:
-    tf2_bert.save(bench.source, task)
-    report, folder = bench.build(task=task, **FORMAT)
+def test_the_artifact_answers_like_the_source_and_like_numpy(of_task: Callable[[Task], Built], task: Task) -> None:
+    built = of_task(task)
+    report = built.report
     assert 0 < report.fidelity.max_abs_difference < 1e-4
     # Requests are int64 whatever the source asks for; a server is told by the artifact.
     assert [(spec.name, spec.dtype, spec.dims) for spec in report.inputs] == [
@@ -43,22 +73,22 @@ def test_the_artifact_answers_like_the_source_and_like_numpy(bench: Bench, task:
     ]  # fmt: skip
     name, dims = ("logits", [3]) if task is Task.SEQUENCE_CLASSIFICATION else ("last_hidden_state", [-1, 32])
     assert [(spec.name, spec.dtype, spec.dims) for spec in report.outputs] == [(name, "FP32", dims)]
-    answer = onnx_session.open_session(folder).answer(requests())[name]
-    truth = numpy_bert.load(bench.source, task).answer(requests())[name]
+    answer = onnx_session.open_session(built.folder).answer(requests())[name]
+    reference = numpy_bert.load(built.bench.source, task)
+    truth = reference.answer(requests())[name]
     real = requests()["attention_mask"] == 1 if task is Task.FEATURE_EXTRACTION else slice(None)
     assert np.abs(answer[real] - truth[real]).max() < 1e-4
-    assert report.parameters == sum(values.size for values in numpy_bert.random_weights(task).values())
+    assert report.parameters == reference.parameters
 
 
-def test_weights_are_written_once_and_ready_to_use(bench: Bench) -> None:
-    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
-    report, folder = bench.build(**FORMAT)
-    model = onnx.load(folder / "model.onnx")
+def test_weights_are_written_once_and_ready_to_use(of_task: Callable[[Task], Built]) -> None:
+    built = of_task(Task.FEATURE_EXTRACTION)
+    model = onnx.load(built.folder / "model.onnx")
     assert [value.name for value in model.graph.input] == list(tensorflow_source.INPUTS)
     initializers = {entry.name for entry in model.graph.initializer}
     turned = [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in initializers]
     assert not turned
-    assert (folder / "model.onnx").stat().st_size < 4 * report.parameters * 1.5
+    assert (built.folder / "model.onnx").stat().st_size < 4 * built.report.parameters * 1.5
 
 
 @pytest.mark.parametrize(
@@ -69,12 +99,12 @@ def test_weights_are_written_once_and_ready_to_use(bench: Bench) -> None:
     ],
 )
 def test_signatures_of_other_exports(bench: Bench, rename: dict[str, str], dtype: Any) -> None:
-    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION, rename=rename, dtype=dtype)
+    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION, rename=rename, dtype=dtype, num_hidden_layers=1)
     report, _ = bench.build(**FORMAT)
     assert report.fidelity.max_abs_difference < 1e-4
 
 
-def test_an_ignored_mask_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ignored_mask_is_refused(classifier: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     call = tensorflow_source.TensorFlowModel.call
 
     def deaf(model: tensorflow_source.TensorFlowModel) -> Any:
@@ -85,17 +115,16 @@ def test_an_ignored_mask_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatc
         return tf.function(forgetful, autograph=False).get_concrete_function(**shapes)
 
     monkeypatch.setattr(tf2_graph, "_traced", deaf)
-    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
     with pytest.raises(BuildError) as refused:
-        bench.run(**FORMAT)
+        classifier.run(**FORMAT)
     assert refused.value.reason == "FidelityExceeded"
 
 
-def test_swapped_layers_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swapped_weights_are_refused(classifier: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     take_out = onnx_file.take_out
 
     def swapped(model: Any, known: Mapping[str, onnx_file.Weight], inputs: Any) -> list[onnx_file.Weight]:
-        # The first two square matrices of one shape: two layers' queries, or a query and a key.
+        # The first two square matrices of one shape: a query and a key.
         first, second = [name for name, weight in known.items() if weight.shape == (32, 32)][:2]
         mixed = {
             first: onnx_file.Weight(first, known[first].shape, known[second].values),
@@ -104,19 +133,18 @@ def test_swapped_layers_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatc
         return take_out(model, {**known, **mixed}, inputs)
 
     monkeypatch.setattr(onnx_file, "take_out", swapped)
-    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
     with pytest.raises(BuildError) as refused:
-        bench.run(**FORMAT)
+        classifier.run(**FORMAT)
     assert refused.value.reason == "FidelityExceeded"
 
 
 def save_signature(bench: Bench, function: Any, *specs: tf.TensorSpec) -> None:
-    """Another SavedModel in the place of the bench's."""
+    """A source with another signature."""
+    numpy_bert.write_config(bench.source, Task.SEQUENCE_CLASSIFICATION)
     module = tf.Module()
     module.table = tf.Variable(tf.ones([400, 3]))
     module.serve = tf.function(lambda *inputs: function(module.table, *inputs), autograph=False)
     concrete = module.serve.get_concrete_function(*specs)
-    shutil.rmtree(bench.source / "variables")
     tf.saved_model.save(module, str(bench.source), signatures={"serving_default": concrete})
 
 
@@ -149,7 +177,6 @@ WHOLE = (spec("input_ids"), spec("attention_mask"), spec("token_type_ids"))
 def test_a_signature_that_is_no_berts_is_refused_by_inspect(
     bench: Bench, function: Any, specs: tuple[tf.TensorSpec, ...], task: str, says: str
 ) -> None:
-    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
     save_signature(bench, function, *specs)
     with pytest.raises(BuildError, match=says) as refused:
         bench.run(until="inspect", task=task, **FORMAT)
@@ -161,24 +188,21 @@ def test_an_operation_without_counterpart_is_named(bench: Bench) -> None:
         answer = logits(table, ids, *others)["logits"]
         return {"logits": tf.math.bessel_i0(answer)}
 
-    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
     save_signature(bench, strange, *WHOLE)
     with pytest.raises(BuildError, match="no counterpart in ONNX: BesselI0"):
         bench.run(until="convert", **FORMAT)
 
 
 @pytest.mark.parametrize("file", ["saved_model.pb", "variables/variables.index"])
-def test_a_damaged_source_is_named(bench: Bench, file: str) -> None:
-    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
-    (bench.source / file).write_bytes((bench.source / file).read_bytes()[:100])
+def test_a_damaged_source_is_named(classifier: Bench, file: str) -> None:
+    (classifier.source / file).write_bytes((classifier.source / file).read_bytes()[:100])
     with pytest.raises(BuildError, match="TensorFlow can't read the SavedModel") as refused:
-        bench.run(until="inspect", **FORMAT)
+        classifier.run(until="inspect", **FORMAT)
     assert refused.value.reason == "SourceCorrupt"
 
 
-def test_for_tf_serving_it_is_saved_again_with_a_mask_that_padding_does_not_fool(bench: Bench) -> None:
-    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
-    report, folder = bench.build(framework="tensorflow", format="savedmodel")
+def test_for_tf_serving_it_is_saved_again_with_a_mask_that_padding_does_not_fool(classifier: Bench) -> None:
+    report, folder = classifier.build(framework="tensorflow", format="savedmodel")
     assert report.fidelity.max_abs_difference < 1e-5
     assert {spec.dtype for spec in report.inputs} == {"INT64"}
     assert [spec.name for spec in report.outputs] == ["logits"]
@@ -186,7 +210,7 @@ def test_for_tf_serving_it_is_saved_again_with_a_mask_that_padding_does_not_fool
     row = {name: values[:1, :4] for name, values in requests().items()}
     padded = {name: np.concatenate([values, values[:, :1], values[:, :1]], axis=1) for name, values in row.items()}
     difference = np.abs(session.answer(padded)["logits"] - session.answer(row)["logits"]).max()
-    source = tensorflow_source.load(bench.source, Task.SEQUENCE_CLASSIFICATION)
+    source = tensorflow_source.load(classifier.source, Task.SEQUENCE_CLASSIFICATION)
     fooled = np.abs(source.answer(padded)["logits"] - source.answer(row)["logits"]).max()
     assert difference < 1e-5
     assert fooled > 0.01
@@ -226,8 +250,6 @@ def test_an_operation_that_does_more_than_calculate_is_refused_before_it_is_load
         tf.function(act, autograph=False)()
         return logits(weights, ids, *others)
 
-    bench.source.joinpath("variables").mkdir()
-    (bench.source / "config.json").write_text('{"model_type": "bert"}')
     save_signature(bench, spying, *WHOLE)
     monkeypatch.setattr(tf.saved_model, "load", lambda *_: pytest.fail("it was loaded"))
     for refusing in (tensorflow_source.check, tensorflow_source.load):
@@ -239,10 +261,9 @@ def test_an_operation_that_does_more_than_calculate_is_refused_before_it_is_load
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def sound(trained: Path) -> bytes:
     """The saved_model.pb of a BERT."""
-    folder = tmp_path_factory.mktemp("sound")
-    return (tf2_bert.save(folder, Task.SEQUENCE_CLASSIFICATION) / "saved_model.pb").read_bytes()
+    return (trained / "saved_model.pb").read_bytes()
 
 
 def refusal(model: Any) -> str:
@@ -279,18 +300,17 @@ def test_a_layout_that_is_run_by_loading_it_is_refused(sound: bytes, spoil: str)
     assert "written by TensorFlow 1" in refusal(model)
 
 
-def test_what_was_judged_is_what_is_loaded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_judged_is_what_is_loaded(classifier: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others may write to the source's claim between the two; a chunked file beside it would be loaded instead."""
-    tf2_bert.save(bench.source, Task.SEQUENCE_CLASSIFICATION)
-    (bench.source / "saved_model.cpb").write_bytes(b"another one")
+    (classifier.source / "saved_model.cpb").write_bytes(b"another one")
     judge = tensorflow_operations.check
 
     def slow(model: Any) -> None:
         judge(model)
-        (bench.source / "saved_model.pb").write_bytes(b"changed meanwhile")
+        (classifier.source / "saved_model.pb").write_bytes(b"changed meanwhile")
 
     monkeypatch.setattr(tensorflow_operations, "check", slow)
-    found = tensorflow_source.load(bench.source, Task.SEQUENCE_CLASSIFICATION)
+    found = tensorflow_source.load(classifier.source, Task.SEQUENCE_CLASSIFICATION)
     assert found.answer(requests())["logits"].shape == (3, 3)
 
 

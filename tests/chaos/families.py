@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from chaos import crash, crowd, errors, fresh, partition, storm, travel, unseen
+from chaos import crash, crowd, errors, fresh, partition, properties, storm, travel, unseen
 from chaos.place import Lab
 from chaos.stories import Reference, Result
 from chaos.workloads import WORKLOADS, Workload
@@ -19,9 +19,9 @@ _LONG: Final = {
     "R11": (unseen.run, unseen.end),
 }
 """Held against their last spec, created afresh."""
-_CROWDS: Final = {"R6": crowd.run, "R13": crowd.run}
+_CROWDS: Final = {"R4": properties.run, "R6": crowd.run, "R13": crowd.run}
 _LONE: Final = frozenset({"R13"})
-FAMILIES: Final = ("R1", "R2", "R3", "R5", "R6", "R7", "R8", "R9", "R11", "R13")
+FAMILIES: Final = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R11", "R13")
 
 
 def workload(plan: str) -> str | None:
@@ -53,7 +53,7 @@ def stories_of(references: dict[str, Reference]) -> list[str]:
 
 def others() -> list[str]:
     """All other plans. The longest come first: the last ones would run alone."""
-    plans = [*crowd.plans(), *partition.plans(), *travel.plans(), *unseen.plans(), *storm.plans()]
+    plans = [*crowd.plans(), *partition.plans(), *properties.plans(), *travel.plans(), *unseen.plans(), *storm.plans()]
     return sorted(plans, key=lambda plan: not plan.startswith(("R6", "R8", "R9")))
 
 

@@ -5,6 +5,7 @@ report that fits what was asked; serving pods are ready at once. A namespace can
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import time
@@ -21,6 +22,7 @@ from bert_operator.api.report import TensorSpec
 from chaos.api import MERGE, Api, path
 from support import builders
 
+TRIES: Final = 3
 _IDS: Final = {"image": "x", "imageID": "x", "ready": True, "containerID": "containerd://x"}
 
 
@@ -101,8 +103,11 @@ class Kubelet:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, target: str, body: dict[str, Any]) -> None:
-        # A pod that is gone meanwhile needs no node.
-        await self.api.send("PATCH", target, body, content_type=MERGE)
+        for _ in range(TRIES):
+            with contextlib.suppress(aiohttp.ServerDisconnectedError):  # an idle connection that ends right now
+                # A pod that is gone meanwhile needs no node.
+                await self.api.send("PATCH", target, body, content_type=MERGE)
+                return
 
 
 def component(pod: Mapping[str, Any]) -> str:

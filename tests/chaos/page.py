@@ -19,6 +19,9 @@ MEANINGS: Final = {
     "was deleted and created again. Nothing it writes touches the new UID or what that owns.",
     "R3": "Unobserved states: watch events are held while the world changes, and changes back; they are shown late, "
     "only the last of each object, or never (410 Gone). All is as it should be within 30 s of that.",
+    "R4": "Every property of the CRD's schema is changed on a resource that is served, one at a time: removed, "
+    "emptied, at its bounds, toggled, pushed, popped. The end is that of a fresh creation of the same spec, and "
+    "changing back leads to the first state. What is invalid is refused by a message that names the property.",
     "R5": "Random faults by seed, while users change, delete and re-create: errors, lost, late and broken requests, "
     "outages of the API server, killed operators. Within 60 s of the calm all is as the last spec says, as if created "
     "afresh; then 20 s without a request.",
@@ -34,10 +37,14 @@ MEANINGS: Final = {
     "R13": "200 BertDeployments in any state are deleted at once, also with the operator dead: nothing but claims and "
     "records of artifacts is left after 60 s.",
 }
-_SHOWN: Final[dict[str, tuple[str, Callable[[Iterable[float]], float]]]] = {
+_SHOWN: Final[dict[str, tuple[str, Callable[[Iterable[Any]], float]]]] = {
     "writes": ("writes", sum),
     "reads": ("reads", sum),
     "against_the_new_uid": ("writes against the new UID", sum),
+    "operations": ("changes, each there and back", sum),
+    "misoperations": ("invalid ones refused", sum),
+    "leaves": ("properties that hold a value", lambda found: len(set().union(*found))),
+    "refused": ("valid alone, but refused by a CEL rule for the rest of the spec", lambda found: sum(map(len, found))),
     "converged_s": ("slowest to converge, s", max),
     "faults": ("faults met", sum),
     "healed_s": ("slowest to heal, s", max),

@@ -43,6 +43,12 @@ def _upgrade(api: KubeApi, chart: Path = helm.CHART, *more: str) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def notes(_namespaces: None, api: KubeApi) -> str:
+    """The chart as it comes, installed; tests that change it bring it back. Gives the notes."""
+    return _upgrade(api)
+
+
 def _crd(api: KubeApi) -> dict[str, Any]:
     answer = api.request("GET", f"{CRD_PATH}/bertdeployments.bertops.dev")
     assert answer.code == 200
@@ -66,8 +72,8 @@ def _newer(folder: Path) -> Path:
     return chart
 
 
-def test_notes_name_the_next_three_commands(api: KubeApi) -> None:
-    notes = _upgrade(api).split("NOTES:\n")[1]
+def test_notes_name_the_next_three_commands(api: KubeApi, notes: str) -> None:
+    notes = notes.split("NOTES:\n")[1]
     assert f"kubectl rollout status -n {SYSTEM} deployment/{RELEASE}" in notes
     assert "kubectl get bertd -A -o wide --watch" in notes
     manifest = notes.split("<<EOF\n")[1].split("     EOF")[0]
@@ -77,8 +83,8 @@ def test_notes_name_the_next_three_commands(api: KubeApi) -> None:
     assert applied.returncode == 0, applied.stderr
 
 
+@pytest.mark.usefixtures("notes")
 def test_upgrade_brings_new_crd_fields_and_uninstall_keeps_what_users_made(api: KubeApi, tmp_path: Path) -> None:
-    _upgrade(api)
     made = api.kubectl("apply", "-n", TEAM, "-f", "-", stdin=yaml.safe_dump(spec_corpus.good()))
     assert made.returncode == 0, made.stderr
     assert "later" not in _spec_fields(_crd(api))
@@ -110,8 +116,8 @@ def test_an_operator_that_asks_for_no_lease_ends_before_one_that_does_begins(api
     assert "type: Recreate" not in next_one
 
 
+@pytest.mark.usefixtures("notes")
 def test_the_operators_pod_passes_the_restricted_profile(api: KubeApi) -> None:
-    _upgrade(api)
     deployment = api.request("GET", f"/apis/apps/v1/namespaces/{SYSTEM}/deployments/{RELEASE}").body
     pod = {"metadata": {"generateName": "probe-"}, "spec": deployment["spec"]["template"]["spec"]}
     answer = api.request("POST", f"/api/v1/namespaces/{SYSTEM}/pods", pod, dryRun="All")
@@ -168,8 +174,8 @@ def _may(api: KubeApi, user: str, namespace: str, question: tuple[str, str, str,
     return bool(answer.body["status"]["allowed"])
 
 
+@pytest.mark.usefixtures("notes")
 def test_the_operator_may_do_its_work_and_nothing_else(api: KubeApi) -> None:
-    _upgrade(api)
     assert [question for question in MAY if not _may(api, ACCOUNT, TEAM, question)] == []
     assert [question for question in MAY_NOT if _may(api, ACCOUNT, TEAM, question)] == []
 
@@ -181,9 +187,8 @@ def test_watch_namespaces_confines_the_operator(api: KubeApi) -> None:
     _upgrade(api)
 
 
+@pytest.mark.usefixtures("notes")
 def test_of_all_leases_the_operator_may_touch_its_own_only(api: KubeApi) -> None:
-    _upgrade(api)
-
     def may(verb: str, namespace: str, name: str) -> bool:
         lease = {
             "verb": verb,
@@ -201,9 +206,9 @@ def test_of_all_leases_the_operator_may_touch_its_own_only(api: KubeApi) -> None
     assert not [other for other in others for verb in ("get", "patch", "update", "delete") if may(verb, *other)]
 
 
+@pytest.mark.usefixtures("notes")
 def test_the_clusters_own_roles_learn_about_bert_deployments(api: KubeApi) -> None:
     """Aggregation is the controller manager's work; what it selects by is ours."""
-    _upgrade(api)
     found = api.kubectl("get", "clusterrole", "-l", "rbac.authorization.k8s.io/aggregate-to-edit=true", "-o", "json")
     ours = {role["metadata"]["name"]: role["rules"] for role in json.loads(found.stdout)["items"]}
     assert {f"{RELEASE}-view", f"{RELEASE}-edit"} <= set(ours)

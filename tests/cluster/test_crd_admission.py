@@ -143,6 +143,27 @@ def test_size_grows_but_does_not_shrink(api: KubeApi) -> None:
     assert "size can't shrink, because a PersistentVolumeClaim can't" in refused.message
 
 
+@pytest.mark.parametrize(
+    ("field", "new"),
+    [
+        ("storageClassName", "slow"),
+        ("storageClassName", None),
+        ("accessModes", ["ReadWriteOnce"]),
+        ("accessModes", None),
+    ],
+)
+def test_what_a_made_claim_keeps_for_ever_can_not_change(api: KubeApi, field: str, new: object) -> None:
+    resource = spec_corpus.good()
+    made = {"size": "5Gi", "storageClassName": "fast", "accessModes": ["ReadWriteMany"]}
+    resource["spec"]["storage"] = made
+    live = _create(api, resource)
+    live["spec"]["storage"] = {key: value for key, value in (made | {field: new}).items() if value is not None}
+    refused = api.request("PUT", f"{BERTS}/minilm", live)
+    assert refused.code == 422
+    assert f"spec.storage.{field}" in refused.message
+    assert f"{field} can't change, because a PersistentVolumeClaim's can't" in refused.message
+
+
 def test_a_made_claim_can_be_replaced_by_an_existing_one(api: KubeApi) -> None:
     live = _create(api, spec_corpus.good())
     live["spec"]["storage"] = {"claimName": "models"}

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from support.installation import change_file
 from support.kube import Kube, condition
 
 OURS = "app.kubernetes.io/managed-by=bert-operator"
@@ -40,9 +39,3 @@ def verdict(kube: Kube, name: str, kind: str, status: str, *, seconds: float) ->
 def serving_pods(kube: Kube, name: str) -> list[dict[str, Any]]:
     """The serving pods of a BertDeployment."""
     return list(kube.list("pods", f"app.kubernetes.io/instance={name},app.kubernetes.io/component=server"))
-
-
-def store_listing(kube: Kube, image: str, claim: str) -> list[str]:
-    """Every file and folder of the store, relative, without lost+found."""
-    text = change_file(kube, image, claim, "cd /data && find . -mindepth 1 -not -name lost+found | sort")
-    return text.split()

@@ -1,6 +1,7 @@
 """A real node, the operator installed by its chart, and a real model on a claim: once for all end-to-end tests."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from e2e import volumes
 from e2e.ground import Ground
-from support.installation import ROOT, Images, put_model, restricted_namespace
+from support.installation import ROOT, Images, restricted_namespace
 from support.kube import Kube
+
+LONGEST = ("test_tuning", "test_versions", "test_torchserve", "test_localcluster", "test_tfserving", "test_tf2_source")
+"""They begin first, so that no process works through one of them while the others have nothing left to do."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here needs the node."""
+    """Everything here needs the node; modules go side by side, the longest first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         item.add_marker(pytest.mark.e2e)
         item.add_marker(pytest.mark.timeout(900))
@@ -55,17 +61,25 @@ def cluster(ground: Ground, model: Path) -> Kube:
 
 
 @pytest.fixture(scope="module")
-def kube(cluster: Kube, images: Images, model: Path, request: pytest.FixtureRequest) -> Iterator[Kube]:
-    """A namespace of the test module's own, with the real model on the claim `models`; "restricted" is enforced."""
+def models(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what the claim `models` holds: the real model, unless a module says otherwise."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(model, folder / model.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kube(cluster: Kube, models: Path, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A namespace of the test module's own, with models on the claim `models`; "restricted" is enforced."""
     name = "e2e-" + request.module.__name__.rpartition(".")[2].removeprefix("test_").replace("_", "-")
     here = replace(cluster, namespace=name)
     restricted_namespace(here)
-    put_model(here, images.operator, model)
+    volumes.claim(here, "models", models)
     yield here
     # How servers drain is tested elsewhere; nobody waits for it here.
     here.kubectl("delete", "bertd,deployments,jobs", "--all", "--wait=false")
     here.kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false")
-    here.run("kubectl", "delete", "namespace", name, "--wait=false")
+    here.run("kubectl", "delete", f"namespace/{name}", f"pv/{volumes.volume_of(here, 'models')}", "--wait=false")
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ while not stopped and sent < 6000:
         failed.append(f"request {sent}: {error!r}")
     if sent == 1:
         print("started", flush=True)
-    time.sleep(0.05)
+    time.sleep(0.1)
 with open("/dev/termination-log", "w") as log:
     json.dump({"sent": sent, "failed": failed[:10]}, log)
 """

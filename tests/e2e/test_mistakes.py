@@ -1,6 +1,8 @@
 """Mistakes and mishaps end in a condition that names cause and next step, and leave nothing half-written."""
 
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,24 +10,30 @@ from typing import Any
 
 import pytest
 
-from e2e import berts
+from e2e import berts, volumes
 from e2e.cluster import CLUSTER, localcluster
-from support.installation import Images, change_file, loader_pod
+from support.installation import Images, loader_pod
 from support.kube import Kube
 
 STORE = "store"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def broken_models(kube: Kube, images: Images) -> None:
+@pytest.fixture(scope="module")
+def models(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Beside the good model: one with torn weights, and one that isn't a BERT."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in (model.name, "torn", "gpt"):
+        shutil.copytree(model, folder / name)
+    os.truncate(folder / "torn" / "model.safetensors", 1_000_000)
+    gpt = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+    (folder / "gpt" / "config.json").write_text(json.dumps(gpt), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(kube: Kube) -> None:
+    """Where all build to."""
     _claim(kube, STORE)
-    gpt = json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
-    script = (
-        "cd /data && cp -r all-MiniLM-L6-v2 torn && truncate -s 1000000 torn/model.safetensors && "
-        f"mkdir gpt && cp all-MiniLM-L6-v2/model.safetensors gpt/ && printf '%s' '{gpt}' > gpt/config.json"
-    )
-    change_file(kube, images.operator, "models", script)
 
 
 def _claim(kube: Kube, name: str, **spec: Any) -> None:
@@ -45,7 +53,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_mistake_is_named_with_its_next_step(kube: Kube, images: Images, name: str) -> None:
+def test_a_mistake_is_named_with_its_next_step(kube: Kube, name: str) -> None:
     source, kind, words = CASES[name]
     kube.apply(berts.with_source(name, source, claim=STORE))
     found = berts.verdict(kube, name, kind, "False", seconds=120)
@@ -53,16 +61,16 @@ def test_a_mistake_is_named_with_its_next_step(kube: Kube, images: Images, name:
         assert word in found["message"]
     assert "next: " in found["message"]
     assert berts.verdict(kube, name, "Ready", "False", seconds=10)["reason"] == found["reason"]
-    assert _half_written(kube, images, STORE) == []
+    assert volumes.files(kube, STORE) == []
 
 
-def test_an_unknown_revision_is_named(kube: Kube, images: Images) -> None:
+def test_an_unknown_revision_is_named(kube: Kube) -> None:
     source = {"huggingFace": {"repo": "team/bert", "revision": "no-such-branch"}}
     kube.apply(berts.with_source("no-revision", source, claim=STORE))
     found = berts.verdict(kube, "no-revision", "SourceResolved", "False", seconds=120)
     assert "no-such-branch" in found["message"]
     assert "next: " in found["message"]
-    assert _half_written(kube, images, STORE) == []
+    assert volumes.files(kube, STORE) == []
 
 
 def test_a_full_disk_is_named_and_nothing_half_written_is_left(kube: Kube, images: Images, small_claim: str) -> None:
@@ -70,7 +78,9 @@ def test_a_full_disk_is_named_and_nothing_half_written_is_left(kube: Kube, image
     found = berts.verdict(kube, "full", "Built", "False", seconds=200)
     assert found["reason"] == "StoreFull", "refused before anything is written"
     assert "next: " in found["message"]
-    assert _half_written(kube, images, small_claim) == []
+    # Only the node sees this file system.
+    with loader_pod(kube, images.operator, small_claim, "look") as pod:
+        assert kube.kubectl("exec", pod, "--", "find", "/data", "-type", "f").split() == []
 
 
 @pytest.fixture
@@ -105,9 +115,3 @@ def _on_the_node(*command: str) -> None:
     status = localcluster("status", "--name", CLUSTER)
     pid = next(line.split()[1] for line in status.splitlines() if "kubelet" in line.split()[0])
     subprocess.run(["nsenter", "--target", pid, "--mount", *command], check=True)
-
-
-def _half_written(kube: Kube, images: Images, claim: str) -> list[str]:
-    """What a failed build left on the store: nothing but empty folders may."""
-    with loader_pod(kube, images.operator, claim, "look") as pod:
-        return kube.kubectl("exec", pod, "--", "find", "/data", "-type", "f").split()

@@ -12,7 +12,7 @@ import yaml
 
 from e2e import berts
 from support import answers
-from support.installation import ROOT, Images, loader_pod, put_model, wait_ready
+from support.installation import ROOT, Images, loader_pod, wait_ready
 from support.kube import Kube
 
 SAMPLE = ROOT / "crds" / "samples" / "sentiment-tf2-triton.yaml"
@@ -20,7 +20,7 @@ FOLDER = "sentiment-tf2"
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The SavedModel of a small BERT with real variables, made by TensorFlow in its image."""
     folder = tmp_path_factory.mktemp("models")
     command = [sys.executable, "-m", "images", "run", "tensorflow", "--", "python", "-m", "support.tf2_bert"]
@@ -31,13 +31,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archive.write_bytes(done.stdout)
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
-    return folder / FOLDER
+    archive.unlink()
+    return folder
 
 
 @pytest.fixture(scope="module")
-def served(kube: Kube, images: Images, source: Path) -> dict[str, Any]:
+def served(kube: Kube) -> dict[str, Any]:
     """The sample, Ready."""
-    put_model(kube, images.operator, source)
     kube.apply(SAMPLE)
     return wait_ready(kube, "sentiment-tf2", seconds=300)
 

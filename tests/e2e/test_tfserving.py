@@ -17,8 +17,8 @@ import yaml
 from bert_operator.api.spec import Task
 from e2e import berts
 from e2e.load import steady_load
-from support import answers, numpy_bert
-from support.installation import ROOT, Images, loader_pod, put_model, wait_ready
+from support import numpy_bert
+from support.installation import ROOT, Images, loader_pod, wait_ready
 from support.kube import Kube, wait_for
 
 SAMPLE = ROOT / "crds/samples/sentiment-tfserving.yaml"
@@ -47,32 +47,33 @@ print(json.dumps({n: tf.make_ndarray(t).tolist() for n, t in answer.outputs.item
 
 
 @pytest.fixture(scope="module")
-def served(kube: Kube, images: Images, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The sample, Ready; the claim has classifiers with two sets of weights."""
-    folder = tmp_path_factory.mktemp("sources")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Classifiers with two sets of weights."""
+    folder = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(FOLDERS, start=1):
-        put_model(kube, images.operator, _classifier(folder / name, seed))
+        _classifier(folder / name, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(kube: Kube) -> dict[str, Any]:
+    """The sample, Ready."""
     kube.apply(SAMPLE)
     return wait_ready(kube, NAME, seconds=400)
 
 
-def _classifier(folder: Path, seed: int) -> Path:
+def _classifier(folder: Path, seed: int) -> None:
     from safetensors.numpy import save_file  # noqa: PLC0415 - not for collection
 
     task = Task.SEQUENCE_CLASSIFICATION
     numpy_bert.write_config(folder, task, **SHAPE)
     save_file(numpy_bert.random_weights(task, seed, **SHAPE), folder / "model.safetensors")
-    return folder
 
 
 @pytest.fixture(scope="module")
-def truths(kube: Kube, images: Images, served: dict[str, Any]) -> list[Any]:
-    """Logits [row, label] of both source models."""
-    assert served
-    task = "sequence-classification"
-    with loader_pod(kube, images.pytorch, "models", "judge") as pod:
-        told = [answers.source_model(kube, pod, f"/data/{folder}", task, [IDS])[0] for folder in FOLDERS]
-    return [np.array(one["logits"]) for one in told]
+def truths(models: Path) -> list[Any]:
+    """Logits [row, label] of both source models, by the judge that shares no code with what serves them."""
+    return [numpy_bert.read(models / folder, Task.SEQUENCE_CLASSIFICATION).answer(IDS)["logits"] for folder in FOLDERS]
 
 
 def _rest(kube: Kube, which: str) -> Any:
@@ -112,7 +113,10 @@ def test_metrics_are_where_the_status_says(kube: Kube, served: dict[str, Any]) -
     assert ':tensorflow:serving:request_count{model_name="sentiment",status="OK"}' in text
 
 
-def test_a_second_version_and_a_moved_label_fail_no_request(kube: Kube, images: Images, truths: list[Any]) -> None:
+def test_a_second_version_and_a_moved_label_fail_no_request(
+    kube: Kube, images: Images, served: dict[str, Any], truths: list[Any]
+) -> None:
+    assert served
     with steady_load(kube, images.operator, NAME, "sentiment/versions/1", server="tfserving") as load:
         kube.apply(_with_second_version())
         live = wait_ready(kube, NAME, seconds=400)

@@ -1,12 +1,14 @@
 """TorchScript on the real node: the sample, from the trace to an answer equal to the source model's."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from support import answers
-from support.installation import ROOT, Images, loader_pod, wait_ready
+from bert_operator.api.spec import Task
+from support import answers, numpy_bert
+from support.installation import ROOT, wait_ready
 from support.kube import Kube
 
 SAMPLE = ROOT / "crds/samples/minilm-torchscript.yaml"
@@ -20,15 +22,14 @@ def served(kube: Kube) -> dict[str, Any]:
     return wait_ready(kube, NAME, seconds=400)
 
 
-def test_it_answers_like_the_source_model(kube: Kube, images: Images, served: dict[str, Any]) -> None:
+def test_it_answers_like_the_source_model(kube: Kube, models: Path, served: dict[str, Any]) -> None:
     sample = answers.Sample.of(served)
     ids = np.array([[101, 7592, 2088, 102], [101, 2204, 102, 0]])
     asked = dict(zip(answers.INPUTS, (ids, np.sign(ids), np.zeros_like(ids)), strict=True))
     with kube.port_forward(f"service/{NAME}", 8001) as address:
         answer = answers.endpoint("triton", address, sample.model, asked)["last_hidden_state"]
-    with loader_pod(kube, images.pytorch, "models", "judge") as pod:
-        (truth,) = answers.source_model(kube, pod, f"/data/{sample.folder}", sample.task, [asked])
-    found = answers.match(answer, np.array(truth["last_hidden_state"], dtype=np.float32), asked["attention_mask"])
+    truth = numpy_bert.read(models / sample.folder, Task.FEATURE_EXTRACTION).answer(asked)["last_hidden_state"]
+    found = answers.match(answer, truth.astype(np.float32), asked["attention_mask"])
     assert found.good
     assert found.max_abs_difference < 1e-4
 

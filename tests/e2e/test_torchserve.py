@@ -13,10 +13,11 @@ import pytest
 import yaml
 from tokenizers import Tokenizer
 
+from bert_operator.api.spec import Task
 from e2e import berts
 from e2e.load import steady_load
-from support import answers, classifier
-from support.installation import ROOT, Images, loader_pod, put_model, wait_ready
+from support import classifier, numpy_bert
+from support.installation import ROOT, Images, wait_ready
 from support.kube import Kube, wait_for
 
 SAMPLE = ROOT / "crds/samples/sentiment-torchserve.yaml"
@@ -26,19 +27,17 @@ TEXTS = ("What a good film!", "I can't believe how bad this coffee is.", "Über 
 
 
 @pytest.fixture(scope="module")
-def sources(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classifiers over MiniLM, with its tokenizer."""
-    folder = tmp_path_factory.mktemp("sources")
+    folder = tmp_path_factory.mktemp("models")
     for name, seed in (("sentiment", 1), ("sentiment-2", 2)):
         classifier.make(model, folder / name, seed=seed)
     return folder
 
 
 @pytest.fixture(scope="module")
-def served(kube: Kube, images: Images, sources: Path) -> dict[str, Any]:
+def served(kube: Kube) -> dict[str, Any]:
     """The sample, Ready."""
-    for folder in sorted(sources.iterdir()):
-        put_model(kube, images.operator, folder)
     kube.apply(SAMPLE)
     return wait_ready(kube, NAME, seconds=400)
 
@@ -56,9 +55,9 @@ def ask(kube: Kube, body: Any, path: str = "/predictions/sentiment") -> tuple[in
             return error.code, json.loads(error.read())
 
 
-def tokens(sources: Path, text: str) -> dict[str, Any]:
+def tokens(models: Path, text: str) -> dict[str, Any]:
     """What the source's tokenizer makes of a text."""
-    tokenizer = Tokenizer.from_file(str(sources / "sentiment" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(models / "sentiment" / "tokenizer.json"))
     tokenizer.no_padding()
     found = tokenizer.encode(text)
     parts = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
@@ -66,22 +65,21 @@ def tokens(sources: Path, text: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def truths(kube: Kube, images: Images, served: dict[str, Any], sources: Path) -> dict[str, list[Any]]:
-    """Logits [1, label] of each source model for each text, by the model's folder."""
-    assert served
-    asked = [tokens(sources, text) for text in TEXTS]
-    task = "sequence-classification"
-    with loader_pod(kube, images.pytorch, "models", "judge") as pod:
-        return {
-            folder: [
-                np.array(told["logits"]) for told in answers.source_model(kube, pod, f"/data/{folder}", task, asked)
-            ]
-            for folder in ("sentiment", "sentiment-2")
-        }
+def truths(models: Path) -> dict[str, list[Any]]:
+    """Logits [1, label] of each source model for each text, by the model's folder.
+
+    The judge shares no code with what serves them.
+    """
+    asked = [tokens(models, text) for text in TEXTS]
+    told = {}
+    for folder in ("sentiment", "sentiment-2"):
+        judge = numpy_bert.read(models / folder, Task.SEQUENCE_CLASSIFICATION)
+        told[folder] = [judge.answer(ids)["logits"] for ids in asked]
+    return told
 
 
 def test_texts_and_tensors_answer_like_the_source_model(
-    kube: Kube, served: dict[str, Any], truths: dict[str, list[Any]], sources: Path
+    kube: Kube, served: dict[str, Any], truths: dict[str, list[Any]], models: Path
 ) -> None:
     assert served["status"]["summary"]["models"] == "1/1"
     for text, truth in zip(TEXTS, truths["sentiment"], strict=True):
@@ -90,7 +88,7 @@ def test_texts_and_tensors_answer_like_the_source_model(
         scores = np.exp(truth[0]) / np.exp(truth[0]).sum()
         np.testing.assert_allclose(list(worded["scores"].values()), scores, atol=MAX_DIFFERENCE)
         assert worded["label"] == classifier.LABELS[int(truth[0].argmax())]
-        feed = {name: values.tolist() for name, values in tokens(sources, text).items()}
+        feed = {name: values.tolist() for name, values in tokens(models, text).items()}
         np.testing.assert_allclose(ask(kube, feed)[1]["logits"], truth, atol=MAX_DIFFERENCE)
 
 
@@ -124,8 +122,9 @@ def test_grpc_answers(kube: Kube, served: dict[str, Any]) -> None:
 
 
 def test_a_second_version_comes_without_a_failed_request(
-    kube: Kube, images: Images, sources: Path, truths: dict[str, list[Any]]
+    kube: Kube, images: Images, served: dict[str, Any], models: Path, truths: dict[str, list[Any]]
 ) -> None:
+    assert served
     with steady_load(kube, images.operator, NAME, "sentiment/1", server="torchserve") as load:
         kube.apply(_with_second_version())
         live = wait_ready(kube, NAME, seconds=400)
@@ -133,7 +132,7 @@ def test_a_second_version_comes_without_a_failed_request(
     assert [version["stage"] for version in live["status"]["models"][0]["versions"]] == ["Built", "Built"]
     assert load.sent > 50
     assert load.failed == []
-    feed = {name: values.tolist() for name, values in tokens(sources, TEXTS[0]).items()}
+    feed = {name: values.tolist() for name, values in tokens(models, TEXTS[0]).items()}
     found = {path: ask(kube, feed, f"/predictions/sentiment{path}")[1]["logits"] for path in ("", "/1", "/2")}
     for path, folder in (("", "sentiment"), ("/1", "sentiment"), ("/2", "sentiment-2")):
         np.testing.assert_allclose(found[path], truths[folder][0], atol=MAX_DIFFERENCE, err_msg=path)

@@ -1,37 +1,49 @@
 """Two versions of a model in one Triton: the second one arrives while clients call the first."""
 
 import copy
+import json
+import shutil
+import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bert_operator.api.spec import Task
 from e2e import berts
 from e2e.load import steady_load
-from support import answers
-from support.installation import Images, change_file, loader_pod, wait_ready
+from support import answers, numpy_bert
+from support.installation import Images, wait_ready
 from support.kube import Kube, wait_for
 
 OTHER = "all-MiniLM-L6-v2-other"
-SPOIL = f"""
-cp -r /data/all-MiniLM-L6-v2 /data/{OTHER}
-python - <<'PYTHON'
-import json, struct
-path = "/data/{OTHER}/model.safetensors"
-with open(path, "r+b") as file:
-    (length,) = struct.unpack("<Q", file.read(8))
-    header = json.loads(file.read(length))
-    begin, end = next(v for k, v in header.items() if k.endswith("layer.5.output.LayerNorm.bias"))["data_offsets"]
-    file.seek(8 + length + begin)
-    file.write(struct.pack(f"<{{(end - begin) // 4}}f", *([0.5] * ((end - begin) // 4))))
-PYTHON
-"""
+SPOILED = "layer.5.output.LayerNorm.bias"
 
 
 @pytest.fixture(scope="module")
-def first(kube: Kube, images: Images) -> dict[str, Any]:
-    """Version 1, Ready; the claim also has a model with other weights."""
-    change_file(kube, images.operator, "models", SPOIL)
+def models(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real model, and one with other weights."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in (model.name, OTHER):
+        shutil.copytree(model, folder / name)
+    _spoil(folder / OTHER / "model.safetensors")
+    return folder
+
+
+def _spoil(weights: Path) -> None:
+    """Set one bias to 0.5."""
+    with weights.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        begin, end = next(entry for name, entry in header.items() if name.endswith(SPOILED))["data_offsets"]
+        file.seek(8 + length + begin)
+        file.write(np.full((end - begin) // 4, 0.5, dtype="<f4").tobytes())
+
+
+@pytest.fixture(scope="module")
+def first(kube: Kube) -> dict[str, Any]:
+    """Version 1, Ready."""
     kube.apply(berts.minilm())
     return wait_ready(kube, "minilm", seconds=300)
 
@@ -57,7 +69,7 @@ def test_a_second_version_comes_without_a_failed_request(kube: Kube, first: dict
     assert load.failed == []
 
 
-def test_each_version_answers_like_its_own_source(kube: Kube, images: Images, first: dict[str, Any]) -> None:
+def test_each_version_answers_like_its_own_source(kube: Kube, models: Path, first: dict[str, Any]) -> None:
     sample = answers.Sample.of(first)
     ids = {
         "input_ids": np.array([[101, 7592, 2088, 102]]),
@@ -68,9 +80,7 @@ def test_each_version_answers_like_its_own_source(kube: Kube, images: Images, fi
     with kube.port_forward("service/minilm", 8001) as address:
         for name, version in (("minilm", 1), ("minilm-v2", 2)):
             found[version] = answers.endpoint("triton", address, name, ids, version=version)["last_hidden_state"]
-    with loader_pod(kube, images.pytorch, "models", "judge") as pod:
-        for version, folder in ((1, sample.folder), (2, OTHER)):
-            (truth,) = answers.source_model(kube, pod, f"/data/{folder}", sample.task, [ids])
-            source = np.array(truth["last_hidden_state"], dtype=np.float32)
-            assert answers.match(found[version], source, ids["attention_mask"]).good
+    for version, folder in ((1, sample.folder), (2, OTHER)):
+        truth = numpy_bert.read(models / folder, Task.FEATURE_EXTRACTION).answer(ids)["last_hidden_state"]
+        assert answers.match(found[version], truth.astype(np.float32), ids["attention_mask"]).good
     assert not answers.match(found[1], found[2], ids["attention_mask"]).good

@@ -137,8 +137,6 @@ def _unhurried() -> list[Step]:
         Step(name="unit", command=[*_pytest(), "tests/unit"], after=("venv",)),
         # The chart's golden files need helm.
         Step(name="golden", command=[*_pytest(), "tests/golden"], after=("venv", "binaries")),
-        # Its compiler finds in the cache what the binaries had compiled.
-        Step(name="s3server", command=_tool("support.s3_server"), after=("binaries",)),
         Step(
             name="build",
             command=_tool("images", "run", "--mount", s3, "pytorch", *_INSIDE, "tests/build"),
@@ -147,10 +145,9 @@ def _unhurried() -> list[Step]:
         Step(
             name="build-tensorflow",
             command=_tool("images", "run", "tensorflow", *_INSIDE, "tests/build_tensorflow"),
-            after=("build",),
+            after=("images",),
+            behind=("build",),
         ),
-        # What is unpacked once, the nodes of all later runs have from the beginning.
-        Step(name="keep-images", command=_tool("localcluster", "keep-images", *_archives()), after=("images",)),
     ]
     return [replace(step, background=True) for step in steps]
 
@@ -160,7 +157,7 @@ def _archives() -> list[str]:
 
 
 def _servers() -> list[Step]:
-    """Real servers and a real API server, which answer in time or not: one after the other."""
+    """Beside the end-to-end tests, which wait more than they work, what waits too; behind them what works."""
     triton = {"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")}
     return [
         Step(name="cluster", command=[*_pytest(), "tests/cluster"], after=("venv", "binaries")),
@@ -169,7 +166,8 @@ def _servers() -> list[Step]:
         Step(
             name="chaos",
             command=[str(venv_python()), "-m", "chaos", "--subset", "--patience", "3"],
-            after=("cluster",),
+            after=("binaries", "venv"),
+            behind=("cluster", "e2e"),
             env=_paths(),
         ),
         Step(
@@ -184,11 +182,12 @@ def _servers() -> list[Step]:
             after=("triton-server", "images"),
             env=triton,
         ),
-        Step(name="torchserve", command=_tool("support.real_torchserve"), after=("images", "triton")),
+        Step(name="torchserve", command=_tool("support.real_torchserve"), after=("images",), behind=("e2e",)),
         Step(
             name="tfserving",
             command=_tool("images", "run", "tfserving-standin", *_INSIDE, "tests/tfserving"),
-            after=("images", "torchserve"),
+            after=("images",),
+            behind=("e2e",),
         ),
     ]
 
@@ -199,12 +198,17 @@ def _end_to_end() -> list[Step]:
     model = {"BERTOPS_E2E_MODEL": str(_model()), "BERTOPS_E2E_GROUND": str(ground)}
     # One upgrades and uninstalls the operator that the others need; the other promises seconds.
     alone = ("tests/e2e/test_life.py", "tests/e2e/test_hub_and_chart.py")
-    side_by_side = ("-n", "3", "--dist", "loadfile", *(f"--ignore={module}" for module in alone))
+    side_by_side = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+    others = [f"--ignore={module}" for module in alone]
     return [
+        # Its compiler finds in the cache what the binaries had compiled.
+        Step(name="s3server", command=_tool("support.s3_server"), after=("binaries",)),
+        # What is unpacked once, the nodes of all later runs have from the beginning.
+        Step(name="keep-images", command=_tool("localcluster", "keep-images", *_archives()), after=("images",)),
         Step(
             name="e2e",
-            command=[*_pytest(), *side_by_side, "tests/e2e"],
-            after=("model", "s3server", "tfserving", "keep-images"),
+            command=[*_pytest(), *side_by_side, *others, "tests/e2e"],
+            after=("model", "s3server", "keep-images"),
             env=model,
         ),
         Step(name="e2e-alone", command=[*_pytest(), *alone], after=("e2e",), env=model),

@@ -21,6 +21,8 @@ class Step:
     name: str
     command: Sequence[str]
     after: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
+    """Begins when these have ended, well or not: they would only take the processor from each other."""
     env: Mapping[str, str] = field(default_factory=dict)
     live: bool = False
     """Its output goes to the terminal (one at a time, please), not to a log."""
@@ -58,7 +60,7 @@ class Runner:
         self.out = out
         self.began = time.monotonic()
         self._tasks: dict[str, asyncio.Task[Result]] = {}
-        unknown = {name for step in steps for name in step.after} - set(self.steps)
+        unknown = {name for step in steps for name in (*step.after, *step.behind)} - set(self.steps)
         if unknown:
             raise ValueError(f"steps wait for unknown steps: {', '.join(sorted(unknown))}")
 
@@ -78,6 +80,8 @@ class Runner:
     async def _run_step(self, step: Step) -> Result:
         await asyncio.sleep(0)  # lets `run` register every task first
         before = [await self._tasks[name] for name in step.after]
+        for name in step.behind:
+            await self._tasks[name]
         started = time.monotonic()
         if any(result.code for result in before) and not step.always:
             return Result(name=step.name, code=SKIPPED, started=started - self.began, seconds=0.0, log=None)

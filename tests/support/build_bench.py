@@ -22,7 +22,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         for name in ("work", "source", "store"):
-            (self.root / name).mkdir(parents=True)
+            (self.root / name).mkdir(parents=True, exist_ok=True)
 
     @property
     def source(self) -> Path:

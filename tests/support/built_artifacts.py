@@ -1,6 +1,6 @@
 """Artifacts of tiny models, built by every step in the build image, for tests that serve them elsewhere.
 
-`python -m support.built_artifacts FORMAT FAMILY/TASK...` inside the image writes one tar archive to standard output;
+`python -m support.built_artifacts FORMAT/FAMILY/TASK...` inside the image writes one tar archive to standard output;
 `build` calls that from outside and unpacks it.
 """
 
@@ -53,9 +53,9 @@ class Built:
         return Published(folder=self.folder / _ARTIFACT, known=known, name=f"onnx-{report.artifact_key}-12345678")
 
 
-def build(target: Path, *wanted: str, kind: str = "onnx") -> dict[str, Built]:
-    """Build artifacts of a format in the build image; by FAMILY/TASK."""
-    inside = ["pytorch", "--", "python", "-m", "support.built_artifacts", kind, *wanted]
+def build(target: Path, *wanted: str) -> dict[str, Built]:
+    """Build artifacts in the build image; by FORMAT/FAMILY/TASK. All in one call: PyTorch's import is half of it."""
+    inside = ["pytorch", "--", "python", "-m", "support.built_artifacts", *wanted]
     command = [sys.executable, "-m", "images", "run", *inside]
     written = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]).stdout
     with tarfile.open(fileobj=io.BytesIO(written)) as archive:
@@ -63,20 +63,20 @@ def build(target: Path, *wanted: str, kind: str = "onnx") -> dict[str, Built]:
     return {name: Built(target / name) for name in wanted}
 
 
-def main(kind: str, *wanted: str) -> None:
+def main(*wanted: str) -> None:
     """Build and write the tar archive. What steps and libraries say goes to standard error."""
     with os.fdopen(os.dup(1), "wb") as output, tempfile.TemporaryDirectory() as scratch:
         os.dup2(2, 1)
         for name in wanted:
-            _build(kind, name, Path(scratch, "bench", name), Path(scratch, "out", name))
+            _build(name, Path(scratch, "bench", name), Path(scratch, "out", name))
         with tarfile.open(fileobj=output, mode="w|") as archive:
             archive.add(Path(scratch, "out"), arcname=".")
 
 
-def _build(kind: str, name: str, scratch: Path, target: Path) -> None:
+def _build(name: str, scratch: Path, target: Path) -> None:
     from support import tiny_models  # noqa: PLC0415 - PyTorch, which only the image has
 
-    family, _, task = name.partition("/")
+    kind, family, task = name.split("/")
     bench = Bench(scratch)
     os.environ["BERTOPS_TERMINATION_LOG"] = str(bench.termination)
     tiny_models.save(bench.source, family, Task(task))

@@ -126,12 +126,6 @@ def loader_pod(kube: Kube, image: str, claim: str, name: str) -> Iterator[str]:
         kube.kubectl("delete", "pod", name, "--grace-period=1", "--wait=true")
 
 
-def change_file(kube: Kube, image: str, claim: str, script: str) -> str:
-    """Run a shell script in a pod that mounts the claim at /data; returns what it prints."""
-    with loader_pod(kube, image, claim, f"touch-{claim}") as pod:
-        return kube.kubectl("exec", pod, "--", "sh", "-ec", script)
-
-
 def _copy(kube: Kube, pod: str, folder: Path) -> None:
     """Stream a tar archive into the pod; the model lands in a folder of its own name."""
     archive = io.BytesIO()

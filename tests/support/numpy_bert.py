@@ -1,7 +1,7 @@
 """BERT in numpy and float64: a judge that shares no code and no framework with what it judges.
 
-Written from the model's definition (post-LayerNorm encoder, exact GELU, additive mask), for tiny models only. It also
-makes such models: random checkpoints with every tensor different from zero.
+Written from the model's definition (post-LayerNorm encoder, exact GELU, additive mask), for small models and few
+tokens only. It also makes such models: random checkpoints with every tensor different from zero.
 """
 
 import json
@@ -76,6 +76,11 @@ class Reference:
         self._task = task
         self._weights = {name: values.astype(np.float64) for name, values in weights.items()}
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers its weights are."""
+        return sum(values.size for values in self._weights.values())
+
     def answer(self, request: Arrays) -> Arrays:
         """Answer one request, [batch, length] each."""
         ids, mask, types = (request[name] for name in ("input_ids", "attention_mask", "token_type_ids"))
@@ -128,6 +133,15 @@ def load(folder: Path, task: Task) -> Reference:
     text = json.loads((folder / "config.json").read_text())
     weights = random_weights(task, **{name: text[name] for name in CONFIG})
     return Reference(config_checks.Config.model_validate(text), task, weights)
+
+
+def read(folder: Path, task: Task) -> Reference:
+    """A checkpoint with safetensors, whatever its weights; the encoder's names may begin with `bert.`."""
+    from safetensors.numpy import load_file  # noqa: PLC0415 - as above
+
+    config = config_checks.Config.model_validate_json((folder / "config.json").read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    return Reference(config, task, {name.removeprefix("bert."): values for name, values in weights.items()})
 
 
 _ACTIVATIONS: Final = {

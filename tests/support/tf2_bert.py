@@ -36,11 +36,13 @@ class Trained(tf.Module):  # type: ignore[misc]  # no stubs
         self.serve = tf.function(serve, autograph=False).get_concrete_function(**specs)
 
 
-def save(folder: Path, task: Task, *, rename: dict[str, str] | None = None, dtype: Any = tf.int32) -> Path:
-    """Write saved_model.pb, variables/ and config.json; `rename` gives inputs other names."""
-    numpy_bert.write_config(folder, task)
-    config = config_checks.Config.model_validate(numpy_bert.CONFIG)
-    bert = tensorflow_bert.Bert(config, task, numpy_bert.random_weights(task).items())
+def save(
+    folder: Path, task: Task, *, rename: dict[str, str] | None = None, dtype: Any = tf.int32, **change: Any
+) -> Path:
+    """Write saved_model.pb, variables/ and config.json; `rename` gives inputs other names, `change` other settings."""
+    numpy_bert.write_config(folder, task, **change)
+    config = config_checks.Config.model_validate({**numpy_bert.CONFIG, **change})
+    bert = tensorflow_bert.Bert(config, task, numpy_bert.random_weights(task, **change).items())
     own_gelu = {"gelu": lambda values: tf.nn.gelu(values, approximate=False)}
     with (
         mock.patch.object(tensorflow_bert, "_ACTIVATIONS", own_gelu),

@@ -39,7 +39,7 @@ MODELS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 """Folder -> task and what is special."""
 _SOURCE: Final = {"pvc": {"claimName": "models"}}
 _BUILD: Final = {"maxSequenceLength": LENGTH, "sequenceBuckets": [8, LENGTH]}
-WISH: Final = {
+WISH: Final[dict[str, Any]] = {
     "server": {"type": "torchserve"},
     "storage": {"size": "1Gi"},
     "models": [
@@ -58,6 +58,10 @@ WISH: Final = {
         },
     ],
 }
+CLASSIFIER_WISH: Final = WISH | {"models": WISH["models"][:1]}
+"""For a server that is started to fail: no worker more than that takes."""
+FOLDERS: Final = {("sentiment", 1): "first", ("sentiment", 2): "second", ("embedder", 7): "tokens"}
+"""Model and version -> folder."""
 TENSORS: Final[list[dict[str, Any]]] = [
     {"input_ids": [[5, 99, 17]], "attention_mask": [[1, 1, 1]], "token_type_ids": [[0, 0, 1]]},
     {
@@ -84,7 +88,8 @@ def main() -> None:
         with contextlib.redirect_stdout(sys.stderr):
             for name, (task, change) in MODELS.items():
                 _build(Bench(folder / f"bench-{name}"), folder / "out" / name, task, change)
-        (folder / "out" / "scene.json").write_text(json.dumps(_scene(folder / "out")))
+        for name, wish in (("scene", WISH), ("classifier", CLASSIFIER_WISH)):
+            (folder / "out" / f"{name}.json").write_text(json.dumps(_scene(folder / "out", wish)))
         tar.add(folder / "out", arcname=".")
     sys.stdout.buffer.write(out.getvalue())
 
@@ -107,12 +112,11 @@ def _build(bench: Bench, target: Path, task: str, change: dict[str, Any]) -> Non
     (target / "references.json").write_text(json.dumps(told))
 
 
-def _scene(folder: Path) -> dict[str, Any]:
-    """A classifier with two versions and a model with token outputs, as the operator would serve them."""
-    wish = spec.BertDeploymentSpec.model_validate(WISH)
-    classifier, embedder = wish.models
-    wanted = ((classifier, 1, "first"), (classifier, 2, "second"), (embedder, 7, "tokens"))
-    served = [_served(folder / name, model, version) for model, version, name in wanted]
+def _scene(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """The container of a deployment, as the operator would make it."""
+    wish = spec.BertDeploymentSpec.model_validate(asked)
+    wanted = [(model, one.version) for model in wish.models for one in model.versions]
+    served = [_served(folder / FOLDERS[model.name, version], model, version) for model, version in wanted]
     release = {"defaultRelease": "0.12.0", "releases": {"0.12.0": {"image": "torchserve"}}}
     made = SERVERS[wish.server.type].container(served, wish, builders.settings(torchserve=release))
     models = [
@@ -130,7 +134,7 @@ def _scene(folder: Path) -> dict[str, Any]:
         "command": [*made.command, *made.args],
         "env": dict(made.env),
         "files": {path: file.text for path, file in made.files.items()},
-        "folders": {mount.path: name for mount, (_, _, name) in zip(made.mounts, wanted, strict=True)},
+        "folders": {mount.path: FOLDERS[mount.served.model.name, mount.served.version] for mount in made.mounts},
         "probe": list(made.readiness_probe["exec"]["command"]),
         "memory": torchserve_sizing.memory_bytes(served),
         "told": ServedModels(server="torchserve", owner="team/x", models=models).model_dump_json(by_alias=True),

@@ -6,20 +6,21 @@ TensorFlow.
 
 import importlib.util
 import json
-import os
+import shutil
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from support import forked_standin
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/tfserving"
@@ -80,23 +81,20 @@ class Scene:
             server = Running(rest=rest, grpc=grpc, log=log)
             deadline = time.monotonic() + _START_SECONDS
             while not _answers(rest):
-                assert process.poll() is None, log.read_text()
+                assert process.is_alive(), log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
             yield server
 
     @contextmanager
-    def started(self, rest: int, grpc: int, *more: str, log: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    def started(self, rest: int, grpc: int, *more: str, log: Path) -> Iterator[BaseProcess]:
         """The process, which may end by itself."""
-        command = [sys.executable, "-m", "tfserving_standin", *self.arguments(rest, grpc, *more)]
-        path = os.pathsep.join([str(ROOT / "tests/support"), os.environ.get("PYTHONPATH", "")])
-        with log.open("wb") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "PYTHONPATH": path})
-            try:
-                yield process
-            finally:
-                process.kill()
-                process.wait()
+        process = forked_standin.start(self.arguments(rest, grpc, *more), log)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.join()
 
 
 def _free_ports(number: int) -> Sequence[int]:
@@ -112,13 +110,18 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def write_scene(folder: Path, *, repairing: bool) -> Scene:
-    """The golden configuration over models made here: sentiment 1 and 2, toxic 7."""
+def save_models(folder: Path, *, repairing: bool) -> Path:
+    """Models for the golden configuration: sentiment 1 and 2, toxic 7."""
     from .saved_models import save  # noqa: PLC0415 - imports TensorFlow
 
-    folder.mkdir(parents=True)
     for path, seed in (("sentiment/1", 1), ("sentiment/2", 2), ("toxic/7", 7)):
-        save(folder / "models" / path, seed=seed, repairing=repairing)
+        save(folder / path, seed=seed, repairing=repairing)
+    return folder
+
+
+def write_scene(folder: Path, models: Path) -> Scene:
+    """The golden configuration over a copy of the models."""
+    shutil.copytree(models, folder / "models")
     for file in GOLDEN.glob("*.config"):
         text = file.read_text(encoding="utf-8").replace("/models/", f"{folder}/models/")
         (folder / file.name).write_text(text, encoding="utf-8")
@@ -126,9 +129,15 @@ def write_scene(folder: Path, *, repairing: bool) -> Scene:
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models that see through TF Serving's padding."""
-    return write_scene(tmp_path_factory.mktemp("scene") / "good", repairing=True)
+    return save_models(tmp_path_factory.mktemp("models"), repairing=True)
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Scene:
+    """Those models, for tests that only read them."""
+    return write_scene(tmp_path_factory.mktemp("scene") / "good", models)
 
 
 @pytest.fixture(scope="session")

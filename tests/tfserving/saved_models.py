@@ -1,5 +1,6 @@
 """Small SavedModels with the signature of ours: mean of word vectors under the mask, times a matrix."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ def tokens(rows: int, length: int, seed: int = 0) -> dict[str, npt.NDArray[np.in
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
+@functools.cache
+def _model(seed: int) -> Model:
+    return Model(seed, repairing=False)
+
+
 def answer(seed: int, inputs: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
     """What the model itself answers, alone."""
-    model = Model(seed, repairing=False)  # its function holds it weakly
-    logits: npt.NDArray[np.float32] = model.serve(**inputs)["logits"].numpy()
+    logits: npt.NDArray[np.float32] = _model(seed).serve(**inputs)["logits"].numpy()
     return logits

@@ -22,7 +22,7 @@ from tensorflow_serving.apis import (
 from bert_build.clients import NotYetError, RefusedError, tfserving
 from bert_operator.api.report import ServedModel
 
-from .conftest import Running, Scene, write_scene
+from .conftest import Running, Scene, save_models, write_scene
 from .saved_models import answer, tokens
 
 PREDICT = "/v1/models/sentiment{}:predict"
@@ -162,9 +162,9 @@ def together(server: Running, *requests: dict[str, Any]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def slow_batches(folder: Path, *, repairing: bool, pad: bool = True) -> Iterator[Running]:
+def slow_batches(folder: Path, models: Path, *, pad: bool = True) -> Iterator[Running]:
     """A server that waits a second for a batch to fill."""
-    scene = write_scene(folder, repairing=repairing)
+    scene = write_scene(folder, models)
     file = folder / "batching.config"
     text = file.read_text().replace("batch_timeout_micros { value: 1000 }", "batch_timeout_micros { value: 1000000 }")
     file.write_text(text if pad else text.replace("pad_variable_length_inputs: true", ""))
@@ -172,9 +172,9 @@ def slow_batches(folder: Path, *, repairing: bool, pad: bool = True) -> Iterator
         yield server
 
 
-def test_a_long_neighbour_does_not_change_a_short_answer(tmp_path: Path) -> None:
+def test_a_long_neighbour_does_not_change_a_short_answer(models: Path, tmp_path: Path) -> None:
     short, long = tokens(1, 4, seed=1), tokens(1, 16, seed=2)
-    with slow_batches(tmp_path / "good", repairing=True) as server:
+    with slow_batches(tmp_path / "good", models) as server:
         answers = together(server, short, long)
 
     assert [status for status, _ in answers] == [200, 200]
@@ -185,14 +185,15 @@ def test_a_long_neighbour_does_not_change_a_short_answer(tmp_path: Path) -> None
 def test_a_model_that_trusts_the_mask_falls_into_the_padding_trap(tmp_path: Path) -> None:
     """Without this the test above could pass on a stand-in that pads as nobody does."""
     short, long = tokens(1, 4, seed=1), tokens(1, 16, seed=2)
-    with slow_batches(tmp_path / "naive", repairing=False) as server:
+    naive = save_models(tmp_path / "models", repairing=False)
+    with slow_batches(tmp_path / "naive", naive) as server:
         (_, answered), _ = together(server, short, long)
 
     assert np.max(np.abs(np.array(answered["outputs"]) - answer(2, short))) > 0.1
 
 
-def test_without_padding_neighbours_of_other_lengths_fail_each_other(tmp_path: Path) -> None:
-    with slow_batches(tmp_path / "unpadded", repairing=True, pad=False) as server:
+def test_without_padding_neighbours_of_other_lengths_fail_each_other(models: Path, tmp_path: Path) -> None:
+    with slow_batches(tmp_path / "unpadded", models, pad=False) as server:
         answers = together(server, tokens(1, 4), tokens(1, 16))
 
     assert [status for status, _ in answers] == [400, 400]
@@ -212,25 +213,27 @@ def test_without_padding_neighbours_of_other_lengths_fail_each_other(tmp_path: P
 def test_a_wrong_command_line_stops_it_with_the_reason(scene: Scene, tmp_path: Path, more: str, words: str) -> None:
     log = tmp_path / "log"
     with scene.started(1, 2, more, log=log) as process:
-        assert process.wait(120) == 255
+        process.join(120)
+        assert process.exitcode == 255
 
     assert words in log.read_text()
     assert "STAND-IN for TF Serving, not the real server" in log.read_text()
 
 
-def test_a_model_that_cannot_be_loaded_stops_it_with_the_reason(tmp_path: Path) -> None:
-    scene = write_scene(tmp_path / "broken", repairing=True)
+def test_a_model_that_cannot_be_loaded_stops_it_with_the_reason(models: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "broken", models)
     shutil.rmtree(tmp_path / "broken/models/toxic/7/variables")
     log = tmp_path / "log"
     with scene.started(1, 2, log=log) as process:
-        assert process.wait(120) == 255
+        process.join(120)
+        assert process.exitcode == 255
 
     assert "1 model(s) did not become available: {{name: toxic version: 7}" in log.read_text()
 
 
-def test_one_broken_version_of_two_opens_the_ports_but_is_not_ready(tmp_path: Path) -> None:
+def test_one_broken_version_of_two_opens_the_ports_but_is_not_ready(models: Path, tmp_path: Path) -> None:
     """So the operator's probes and `verify` must ask for each version: the server itself is content with one."""
-    scene = write_scene(tmp_path / "half", repairing=True)
+    scene = write_scene(tmp_path / "half", models)
     shutil.rmtree(tmp_path / "half/models/sentiment/2/variables")
     with scene.running() as server, client(server.rest) as asking:
         assert asking.ready(served(version=1))

@@ -47,5 +47,9 @@ def told(request: pytest.FixtureRequest) -> dict[str, Any]:
 def scene(told: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """The server runs once for all tests; none may leave it changed."""
     folders = {path: WHERE / name / "artifact" for path, name in told["folders"].items()}
-    with real_torchserve.running(told, folders, tmp_path_factory.mktemp("scene")) as server:
+    scratch = tmp_path_factory.mktemp("scene")
+    # The pod's scratch folder outlives its container: one before this died while it unpacked.
+    (scratch / "store" / "sentiment-1").mkdir(parents=True)
+    (scratch / "store" / "sentiment-1" / "model.pt").write_text("half")
+    with real_torchserve.running(told, folders, scratch) as server:
         yield Scene(told=told, folders=folders, server=real_torchserve.wait_ready(server))

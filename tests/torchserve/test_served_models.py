@@ -230,6 +230,10 @@ def test_a_lost_worker_comes_back_and_the_probe_tells_the_truth(scene: Scene) ->
     workers = scene.server.workers()
     assert len(workers) == 4
     os.kill(workers[0], signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while scene.server.said_ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     real_torchserve.wait_ready(scene.server)
     for path in SERVED:
         assert scene.server.predict(path, {"input_ids": [[1, 2, 3]]})[0] == 200

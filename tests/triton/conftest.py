@@ -13,13 +13,19 @@ from bert_operator.api import names, spec
 from bert_operator.servers import SERVERS
 from bert_operator.servers.base import ServedVersion
 from bert_operator.servers.triton import mount
-from support import builders, onnx_bert, published, real_triton
+from support import builders, built_artifacts, onnx_bert, published, real_triton
+from support.built_artifacts import Built
 from support.published import Published
 from support.real_triton import Running
 
 SHAPE = onnx_bert.Shape(longest=32)
 SECOND_SHAPE = onnx_bert.Shape(longest=32, seed=1)
 TOKENS_SHAPE = onnx_bert.Shape(longest=32, labels=None)
+ONNX_MODELS = {"tagger": "onnx/roberta/token-classification", "reader": "onnx/electra/question-answering"}
+TORCHSCRIPT_MODELS = {
+    "embedder": "torchscript/bert/feature-extraction",
+    "reader": "torchscript/roberta/question-answering",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,13 @@ def triton_root(request: pytest.FixtureRequest) -> Path:
     if value or "e2e" in str(request.config.getoption("markexpr")):
         pytest.fail(problem)
     pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def all_built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
+    """What the build made of models of several families, tasks and formats; by FORMAT/FAMILY/TASK."""
+    wanted = [*ONNX_MODELS.values(), *TORCHSCRIPT_MODELS.values()]
+    return built_artifacts.build(tmp_path_factory.mktemp("built"), *wanted)
 
 
 @pytest.fixture(scope="session")

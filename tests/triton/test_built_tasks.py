@@ -11,19 +11,19 @@ from bert_build import clients, golden_answers
 from bert_operator.api import spec
 from bert_operator.api.report import ServedModel
 from bert_operator.servers import SERVERS
-from support import builders, built_artifacts, real_triton
+from support import builders, real_triton
 from support.built_artifacts import Built
 from support.command_line import bertctl
 from support.real_triton import Running
 
+from .conftest import ONNX_MODELS as MODELS
+
 pytestmark = pytest.mark.e2e
-MODELS = {"tagger": "roberta/token-classification", "reader": "electra/question-answering"}
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
-    found = built_artifacts.build(tmp_path_factory.mktemp("built"), *MODELS.values())
-    return {name: found[wanted] for name, wanted in MODELS.items()}
+def built(all_built: dict[str, Built]) -> dict[str, Built]:
+    return {name: all_built[wanted] for name, wanted in MODELS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def server(triton_root: Path, built: dict[str, Built], tmp_path_factory: pytest.
             "models": [
                 {
                     "name": name,
-                    "build": {"task": wanted.partition("/")[2], "maxSequenceLength": 24},
+                    "build": {"task": wanted.rpartition("/")[2], "maxSequenceLength": 24},
                     "serving": {"maxBatchSize": 4},
                     "versions": [{"version": 1, "source": {"pvc": {"claimName": "models"}}}],
                 }

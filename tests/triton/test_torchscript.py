@@ -10,12 +10,13 @@ from bert_build.clients import RefusedError
 from bert_operator.api import spec
 from bert_operator.api.report import ServedModel
 from bert_operator.servers import SERVERS
-from support import builders, built_artifacts, real_triton, real_triton_torch
+from support import builders, real_triton, real_triton_torch
 from support.built_artifacts import Built
 from support.real_triton import Running
 
+from .conftest import TORCHSCRIPT_MODELS as MODELS
+
 pytestmark = pytest.mark.e2e
-MODELS = {"embedder": "bert/feature-extraction", "reader": "roberta/question-answering"}
 RELEASE = "24.10-cpu-torch"
 TORCH = {"image": "triton-cpu-torch", "onnxBackend": "", "torchBackend": "pytorch_python"}
 SETTINGS = builders.settings(triton={"defaultRelease": RELEASE, "releases": {RELEASE: TORCH}})
@@ -23,9 +24,8 @@ START_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
-    found = built_artifacts.build(tmp_path_factory.mktemp("built"), *MODELS.values(), kind="torchscript")
-    return {name: found[wanted] for name, wanted in MODELS.items()}
+def built(all_built: dict[str, Built]) -> dict[str, Built]:
+    return {name: all_built[wanted] for name, wanted in MODELS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def server(built: dict[str, Built], tmp_path_factory: pytest.TempPathFactory) ->
     models = [
         {
             "name": name,
-            "build": {"task": wanted.partition("/")[2], "format": "torchscript", "maxSequenceLength": 24},
+            "build": {"task": wanted.rpartition("/")[2], "format": "torchscript", "maxSequenceLength": 24},
             "serving": {"maxBatchSize": 4},
             "versions": [{"version": 1, "source": {"pvc": {"claimName": "models"}}}],
         }

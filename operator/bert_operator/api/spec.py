@@ -335,6 +335,17 @@ def _bytes(quantity: str) -> float:
     return float(number) * _UNITS[quantity[len(number) :]]
 
 
+def _kept(field: str) -> Rule:
+    """What a made claim keeps for ever: Kubernetes takes no change of it, so it is refused at once, by name."""
+    return Rule(
+        rule=f"!has(self.size) || !has(oldSelf.size) || (has(self.{field}) == has(oldSelf.{field}) && "
+        f"(!has(self.{field}) || self.{field} == oldSelf.{field}))",
+        message=f"{field} can't change, because a PersistentVolumeClaim's can't: write what was there, or name another "
+        "claim in claimName instead of size",
+        field_path=f".{field}",
+    )
+
+
 class Storage(Model):
     """Where artifacts are kept: an existing claim, or a size to make one."""
 
@@ -361,6 +372,8 @@ class Storage(Model):
             message="size can't shrink, because a PersistentVolumeClaim can't: write the old size or a larger one",
             field_path=".size",
         ),
+        _kept("storageClassName"),
+        _kept("accessModes"),
     )
 
     claim_name: ObjectName | None = Field(None, description="An existing PersistentVolumeClaim of this namespace.")

@@ -3,11 +3,18 @@
 from typing import Any
 
 from bert_operator.api import spec as api
+from bert_operator.api.observed import Manifest
 from bert_operator.objects.identity import Identity
 
 
-def manifest(identity: Identity, storage: api.Storage) -> dict[str, Any]:
-    """Claim `<name>-store`. With retentionPolicy Retain it has no owner, so that artifacts survive a deletion."""
+def manifest(identity: Identity, storage: api.Storage, live: Manifest | None = None) -> dict[str, Any]:
+    """Claim `<name>-store`. With retentionPolicy Retain it has no owner, so that artifacts survive a deletion.
+
+    Args:
+        identity: whose it is.
+        storage: what the spec says.
+        live: the claim as it stands: not even the order of its access modes can change.
+    """
     labels = identity.labels("store")
     metadata: dict[str, Any] = {
         "name": identity.store_claim,
@@ -17,8 +24,10 @@ def manifest(identity: Identity, storage: api.Storage) -> dict[str, Any]:
     }
     if storage.retention_policy is api.RetentionPolicy.DELETE:
         metadata["ownerReferences"] = [identity.owner_reference(controller=True)]
+    modes = list(storage.access_modes or ["ReadWriteOnce"])
+    kept = ((live or {}).get("spec") or {}).get("accessModes") or ()
     spec: dict[str, Any] = {
-        "accessModes": storage.access_modes or ["ReadWriteOnce"],
+        "accessModes": list(kept) if sorted(kept) == sorted(modes) else modes,
         "resources": {"requests": {"storage": storage.size}},
     }
     if storage.storage_class_name is not None:

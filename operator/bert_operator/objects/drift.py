@@ -1,7 +1,7 @@
 """Does a live object still say what we want? Compared in memory, so that a settled world costs no request."""
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from typing import Any, Final
 
 from bert_operator.api import names
@@ -10,6 +10,9 @@ from bert_operator.api.observed import Manifest
 from bert_operator.servers import quantities
 
 _MERGE_KEYS: Final = ("name", "mountPath", "containerPort", "uid", "key", "type")
+_NANO: Final = Decimal("1e-9")
+"""The API server keeps nothing finer: it rounds up."""
+_EXACT: Final = Context(prec=60)
 
 
 def stamped(desired: Manifest) -> dict[str, Any]:
@@ -75,6 +78,6 @@ def _same_quantity(one: object, other: object) -> bool:
 
 def _quantity(text: str) -> Decimal | None:
     try:
-        return quantities.parse(text)
-    except ValueError:
+        return quantities.parse(text).quantize(_NANO, ROUND_CEILING, _EXACT)
+    except (ValueError, InvalidOperation):  # no quantity, or more digits than any has
         return None

@@ -4,16 +4,23 @@ from decimal import Decimal
 from typing import Final
 
 _SUFFIXES: Final = {
+    # Users can't write n, u, P and E, but the API server writes 2048Ti as 2Pi.
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
     "m": Decimal("0.001"),
     "": Decimal(1),
     "k": Decimal(10**3),
     "M": Decimal(10**6),
     "G": Decimal(10**9),
     "T": Decimal(10**12),
+    "P": Decimal(10**15),
+    "E": Decimal(10**18),
     "Ki": Decimal(2**10),
     "Mi": Decimal(2**20),
     "Gi": Decimal(2**30),
     "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50),
+    "Ei": Decimal(2**60),
 }
 MEBIBYTE: Final = 2**20
 
@@ -24,7 +31,7 @@ def parse(quantity: str) -> Decimal:
     Raises:
         ValueError: it isn't a quantity as the API takes them here.
     """
-    number = quantity.rstrip("mkKMGTi")
+    number = quantity.rstrip("numkKMGTPEi")
     suffix = quantity[len(number) :]
     if suffix not in _SUFFIXES or not number.replace(".", "", 1).isdecimal() or not number.isascii():
         raise ValueError(f"{quantity!r} is not a quantity: write e.g. 500m, 2, 512Mi or 2Gi")

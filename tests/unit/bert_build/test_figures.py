@@ -1,6 +1,7 @@
 """When an answer is too far from its source's, which texts find it out, and in what company they are asked."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,32 @@ def test_a_short_text_is_padded_to_every_bucket_alone_or_in_company(own: list[in
     padded = [length for count, length in used if 1 < count < length]
     assert {bucket for bucket in samples.compared(build) if bucket > shortest} <= set(padded)
     assert padded.count(512) <= 1
+
+
+@pytest.mark.parametrize(
+    ("wish", "longest"),
+    [({}, 128), ({"fidelity": {"samples": [{"text": "where"}]}}, 512), ({"format": "tensorrt"}, 512)],
+    ids=["built in", "the user's", "an engine"],
+)
+def test_long_texts_of_ours_are_not_asked_in_batches(wish: dict[str, Any], longest: int) -> None:
+    """They cost most of a build's time, and one graph serves every length; every text is asked in some company."""
+    build, made = building.build(maxSequenceLength=512, **wish), supply(max_position_embeddings=512)
+    asked = probes.texts(Path(), made, building.build(maxSequenceLength=512))
+    found = list(arrangements.arrange(asked, build, pad=3))
+    mixed = [one for one in found if one.kind is Kind.MIXED]
+    assert max(one.sample.real.shape[1] for one in mixed) == longest
+    alone = {index for one in found if one.kind is not Kind.MIXED for index in one.texts}
+    assert {index for one in mixed for index in one.texts} == {
+        index for index in alone if asked[index].real.size <= longest
+    }
+
+
+def test_a_bucket_that_one_token_alone_is_padded_to_gets_a_longer_text_too() -> None:
+    build, made = building.build(maxSequenceLength=16, sequenceBuckets=[8]), supply()
+    asked = [probes._of_length(made, length) for length in (1, 2, 8)]
+    found = list(arrangements.arrange(asked, build, pad=3))
+    padded = {(one.texts[0], one.sample.real.shape[1]) for one in found if one.kind is Kind.PADDED}
+    assert padded == {(0, 8), (1, 8), (2, 16)}
 
 
 def test_a_trace_is_asked_at_every_length_that_is_served() -> None:

@@ -1,16 +1,20 @@
 """Whatever happens in a step: one short message, the right exit code, and no traceback in what the user reads."""
 
 import errno
+import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bert_build import job, report_io
+from bert_build import job, processors, report_io
+from bert_build.__main__ import main
 from bert_build.failures import BuildError, Stopped
+from bert_operator.api import names
 from bert_operator.api.report import MAX_REPORT_BYTES, BuildFailure, ExitCode
 from unit.bert_build import building
 
@@ -65,6 +69,16 @@ def test_unwritable_termination_log_is_not_fatal(
     assert "artifactKey" in capsys.readouterr().err
 
 
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, request: str | None) -> int:
+    """What `python -m bert_build` does, but in this process, which has imported everything already."""
+    for module, name in ((gc, "set_threshold"), (processors, "one_thread_each"), (signal, "signal")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.delenv(names.BUILD_REQUEST_ENV, raising=False)
+    if request is not None:
+        monkeypatch.setenv(names.BUILD_REQUEST_ENV, request)
+    return main([step, f"--work={tmp_path}"])
+
+
 def start(tmp_path: Path, step: str, request: str | None) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), report_io.LOG_ENV: str(tmp_path / "log")}
     environment |= {"BERTOPS_BUILD_REQUEST": request} if request is not None else {}
@@ -73,20 +87,30 @@ def start(tmp_path: Path, step: str, request: str | None) -> "subprocess.Complet
 
 
 @pytest.mark.parametrize("request_text", [None, "{", '{"unknown": 1}'])
-def test_unreadable_request_is_our_defect(tmp_path: Path, request_text: str | None) -> None:
-    assert start(tmp_path, "inspect", request_text).returncode == ExitCode.INTERNAL
-    failure = BuildFailure.model_validate_json((tmp_path / "log").read_text())
+def test_unreadable_request_is_our_defect(
+    tmp_path: Path, termination: Path, monkeypatch: pytest.MonkeyPatch, request_text: str | None
+) -> None:
+    assert here(tmp_path, monkeypatch, "inspect", request_text) == ExitCode.INTERNAL
+    failure = BuildFailure.model_validate_json(termination.read_text())
     assert failure.reason == "InternalError"
     assert "BERTOPS_BUILD_REQUEST" in failure.message
 
 
 @pytest.mark.parametrize("key", [None, "other"])
-def test_step_without_the_state_of_its_own_request_refuses(tmp_path: Path, key: str | None) -> None:
+def test_step_without_the_state_of_its_own_request_refuses(
+    tmp_path: Path, termination: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
     if key:
         (tmp_path / "state.json").write_text(json.dumps({"requestKey": key, "reused": True}))
-    done = start(tmp_path, "convert", building.request().model_dump_json(by_alias=True))
-    assert done.returncode == ExitCode.INTERNAL
-    assert "found" in BuildFailure.model_validate_json((tmp_path / "log").read_text()).message
+    request = building.request().model_dump_json(by_alias=True)
+    assert here(tmp_path, monkeypatch, "convert", request) == ExitCode.INTERNAL
+    assert "found" in BuildFailure.model_validate_json(termination.read_text()).message
+
+
+def test_a_step_ends_as_its_work_does(tmp_path: Path) -> None:
+    """As the kubelet starts it: a process, its exit code, its termination message."""
+    assert start(tmp_path, "inspect", None).returncode == ExitCode.INTERNAL
+    assert BuildFailure.model_validate_json((tmp_path / "log").read_text()).reason == "InternalError"
 
 
 @pytest.mark.parametrize("step", ["inspect", "convert", "compare"])

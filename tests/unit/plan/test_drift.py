@@ -37,6 +37,20 @@ def test_what_others_add_or_rewrite_is_no_drift(changes: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("2048Ti", "2Pi"), ("20000000000000000000", "20E"), ("0.0001", "100u"), ("0.00000000011", "1n")],
+)
+def test_a_quantity_that_the_api_server_writes_in_another_unit_is_no_drift(ours: str, theirs: str) -> None:
+    want, found = ({"kind": "Deployment", "metadata": {}, "spec": {"memory": text}} for text in (ours, theirs))
+    stamped = drift.stamped(want)
+    assert not drift.differs(stamped, stamped | {"spec": found["spec"]})
+
+
+def test_a_text_of_many_digits_is_no_quantity() -> None:
+    assert not drift.covers("9" * 1000, "8" * 1000)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"replicas": 2},

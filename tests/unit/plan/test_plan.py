@@ -68,6 +68,14 @@ def the_job(world: FakeCluster) -> dict[str, Any]:
 
 
 class TestTheGoodWay:
+    def test_access_modes_in_another_order_leave_the_claim_as_it_is(self) -> None:
+        world, modes = a_world(), ["ReadWriteOnce", "ReadWriteMany"]
+        storage = {"size": "2Gi", "accessModes": modes}
+        made = claim.manifest(identity.Identity.of(world.bert()), api.Storage.model_validate(storage))
+        world.put(drift.stamped(made))
+        world.put(world.bert() | {"spec": world.bert()["spec"] | {"storage": storage | {"accessModes": modes[::-1]}}})
+        assert "PersistentVolumeClaim" not in kinds(world.plan(SETTINGS))
+
     def test_first_the_claim_of_storage_size_is_made_without_an_owner(self) -> None:
         world = FakeCluster(builders.bert(), MODELS_CLAIM)
         plan = step(world)
@@ -620,8 +628,8 @@ class TestProperties:
         list(world.settle(SETTINGS))
         assert _end_state(world) == _undisturbed()
 
-    @given(lost=st.lists(st.sampled_from(["status", "Job", "Deployment", "Service", "ConfigMap", names.ARTIFACT_KIND])))
-    def test_whatever_is_lost_comes_back(self, lost: list[str]) -> None:
+    @given(lost=st.sets(st.sampled_from(["status", "Job", "Deployment", "Service", "ConfigMap", names.ARTIFACT_KIND])))
+    def test_whatever_is_lost_comes_back(self, lost: set[str]) -> None:
         world = a_world(settled=True)
         for kind in lost:
             if kind == "status":

@@ -17,6 +17,10 @@ from bert_operator.servers import quantities
         ("2Gi", str(2 * 2**30)),
         ("1.5Mi", "1572864"),
         ("1G", "1e9"),
+        ("20E", "2e19"),
+        ("2Pi", str(2 * 2**50)),
+        ("100u", "0.0001"),
+        ("1n", "1e-9"),
     ],
 )
 def test_reads_what_kubernetes_writes(text: str, number: str) -> None:

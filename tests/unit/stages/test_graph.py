@@ -46,6 +46,16 @@ async def test_a_follower_sees_what_its_forerunner_did(tmp_path: Path) -> None:
     assert [r.code for r in results] == [0, 0]
 
 
+async def test_what_comes_behind_a_step_waits_for_its_end_and_runs_though_it_failed(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    steps = [
+        replace(python("behind", f"print(open({str(file)!r}).read())"), behind=("bad",)),
+        python("bad", f"open({str(file)!r}, 'w').write('tried'); raise SystemExit(1)"),
+    ]
+    results = await Runner(steps, tmp_path, io.StringIO()).run()
+    assert [(r.name, r.code) for r in results] == [("behind", 0), ("bad", 1)]
+
+
 async def test_a_background_step_leaves_the_processor_to_the_others(tmp_path: Path) -> None:
     code = "import os; print(os.nice(0))"
     steps = [python("front", code), replace(python("back", code), background=True)]
