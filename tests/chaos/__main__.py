@@ -19,8 +19,6 @@ from chaos.workloads import WORKLOADS
 AT_ONCE: Final = 6
 SUBSET: Final = (
     "R1/create/6",
-    "R1/create/12",
-    "R1/create/15",
     "R1/rebuild/4",
     "R1/share/5",
     "R1/delete/9",
@@ -32,7 +30,6 @@ SUBSET: Final = (
     "R5/2",
     "R7/create/create.jobs/cut",
     "R7/create/apply.deployments/409",
-    "R7/create/apply.bertdeployments.status/500",
     "R7/create/apply.bertartifacts/429",
     "R11/all-recreated",
     "R11/records-deleted",

@@ -157,10 +157,10 @@ def _archives() -> list[str]:
 
 
 def _servers() -> list[Step]:
-    """Beside the end-to-end tests, which wait more than they work, what waits too; behind them what works."""
+    """Beside the end-to-end tests, which decide how long all takes, what waits as they do; behind them what works."""
     triton = {"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")}
     return [
-        Step(name="cluster", command=[*_pytest(), "tests/cluster"], after=("venv", "binaries")),
+        Step(name="cluster", command=[*_pytest(), "tests/cluster"], after=("venv", "binaries"), background=True),
         _down("apitests", "cluster"),
         # What a loaded machine makes late isn't what it is here for.
         Step(
@@ -180,6 +180,7 @@ def _servers() -> list[Step]:
             name="triton",
             command=[*_pytest(), "-m", "e2e", "tests/triton"],
             after=("triton-server", "images"),
+            background=True,
             env=triton,
         ),
         Step(name="torchserve", command=_tool("support.real_torchserve"), after=("images",), behind=("e2e",)),

@@ -474,6 +474,16 @@ SERVERS = [
     *_each(
         "cpu", "spec.server.resources.limits.cpu", ["-1", "two", "1 ", "", "1e3", 0.5, "1Kb"], "resources.limits.cpu"
     ),
+    _bad(
+        "cpu-request-above-limit",
+        put("spec.server.resources", {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}),
+        says="requests.cpu is more than limits.cpu: write at most the limit",
+    ),
+    _bad(
+        "memory-request-above-limit",
+        put("spec.builds.resources", {"requests": {"memory": "1Gi"}, "limits": {"memory": "1000M"}}),
+        says="requests.memory is more than limits.memory: write at most the limit",
+    ),
     _bad("exit-timeout", put("spec.server.triton.exitTimeoutSeconds", 0), says="triton.exitTimeoutSeconds: "),
     _bad("host-network", put("spec.server.podTemplate.hostNetwork", value=True), says='.podTemplate.hostNetwork"'),
 ]

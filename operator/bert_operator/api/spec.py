@@ -123,6 +123,25 @@ class RetentionPolicy(StrEnum):
     DELETE = "Delete"
 
 
+_UNITS: Final = {
+    "m": 1e-3,
+    "": 1,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
+
+
+def _number(quantity: str) -> float:
+    number = quantity.rstrip("mkKMGTi")
+    return float(number) * _UNITS[quantity[len(number) :]]
+
+
 class ResourceList(Model):
     """CPU and memory, as Kubernetes quantities."""
 
@@ -130,8 +149,26 @@ class ResourceList(Model):
     memory: Quantity | None = Field(None, description="Memory, e.g. `512Mi` or `2Gi`.")
 
 
+def _within_limit(name: str) -> Rule:
+    """A container can't ask for more than it may use; Kubernetes would say so of a field that users never wrote."""
+    request, limit = f"self.requests.{name}", f"self.limits.{name}"
+    return Rule(
+        rule=f"!has(self.requests) || !has(self.limits) || !has({request}) || !has({limit}) || "
+        f"quantity(string({request})).compareTo(quantity(string({limit}))) <= 0",
+        message=f"requests.{name} is more than limits.{name}: write at most the limit, or raise the limit",
+        field_path=f".requests.{name}",
+        holds=lambda self: (
+            (asked := getattr(self.requests, name)) is None
+            or (allowed := getattr(self.limits, name)) is None
+            or _number(asked) <= _number(allowed)
+        ),
+    )
+
+
 class Resources(Model):
     """Requests and limits of one container."""
+
+    cel: ClassVar[tuple[Rule, ...]] = (_within_limit("cpu"), _within_limit("memory"))
 
     requests: ResourceList = Field(default_factory=ResourceList, description="What the scheduler sets aside.")
     limits: ResourceList = Field(
@@ -316,25 +353,6 @@ class Builds(Model):
 AccessMode = Literal["ReadWriteOnce", "ReadWriteMany"]
 
 
-_UNITS: Final = {
-    "m": 1e-3,
-    "": 1,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
-
-
-def _bytes(quantity: str) -> float:
-    number = quantity.rstrip("mkKMGTi")
-    return float(number) * _UNITS[quantity[len(number) :]]
-
-
 def _kept(field: str) -> Rule:
     """What a made claim keeps for ever: Kubernetes takes no change of it, so it is refused at once, by name."""
     return Rule(
@@ -365,7 +383,7 @@ class Storage(Model):
             rule="!has(self.size) || quantity(self.size).compareTo(quantity('1Mi')) >= 0",
             message="size is less than 1Mi: write a number with a unit, e.g. `5Gi`",
             field_path=".size",
-            holds=lambda self: self.size is None or _bytes(self.size) >= 1024**2,
+            holds=lambda self: self.size is None or _number(self.size) >= 1024**2,
         ),
         Rule(
             rule="!has(self.size) || !has(oldSelf.size) || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",

@@ -20,7 +20,7 @@ from bert_build.handlers.torchserve import launch, ready
 from bert_operator.api.report import ServedModel
 from bert_operator.api.spec import Format, Framework
 
-HANDLERS = {"4": "d549"}
+HANDLERS = {"5": "d549"}
 """Exporter of the recipe -> first digits of the digest of the handler that it packs."""
 MODEL = ServedModel(name="sentiment", version=2, path="/x", artifact="a", manifest_sha256="", max_batch_size=4)
 
