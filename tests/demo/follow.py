@@ -1,5 +1,6 @@
 """Follows a BertDeployment to Ready: one line a stage, changing in place on a terminal."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def until_condition(kube: Kube, name: str, kind: str, *, seconds: float, out: Te
     while True:
         live = kube.get("bertdeployment", name)
         found = condition(live, kind)
-        line.show(found.get("reason", "Waiting"), str(found.get("message", ""))[:100])
+        line.show(found.get("reason", "Waiting"), str(found.get("message", "")))
         if live and found.get("status") == "True":
             line.end()
             return live
@@ -53,7 +54,7 @@ def until_condition(kube: Kube, name: str, kind: str, *, seconds: float, out: Te
 
 
 def _detail(live: dict[str, Any] | None) -> str:
-    return str(condition(live, "Progressing").get("message", ""))[:100]
+    return str(condition(live, "Progressing").get("message", ""))
 
 
 class StageLine:
@@ -74,7 +75,8 @@ class StageLine:
                 print(f"  {self._clock() - self._began:6.1f} s  {stage:<12} {detail}", file=self._out, flush=True)
         if self._live:
             text = f"  {self._clock() - self._began:6.1f} s  {stage:<12} {detail}"
-            print(f"\r\033[K{text}", end="", file=self._out, flush=True)
+            # A line that wraps can't be written over.
+            print(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}", end="", file=self._out, flush=True)
 
     def end(self) -> None:
         """The present stage is over."""
