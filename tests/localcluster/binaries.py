@@ -89,6 +89,8 @@ def kubernetes_version(go_mod: str) -> str:
 
 def _go_environment(cache: Path) -> dict[str, str]:
     own = {"CGO_ENABLED": "0", "GOCACHE": str(cache / "go" / "build"), "GOMODCACHE": str(cache / "go" / "mod")}
+    # The compiler spends a ninth of its time on collecting garbage otherwise.
+    own["GOGC"] = "400"
     # A workspace or flags of the user's own must not change what is built.
     return {**os.environ, **own, "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
 
