@@ -1,6 +1,8 @@
 """Real TensorFlow, in its build image; elsewhere these tests are skipped."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ pytest.importorskip("tensorflow")
 
 from bert_build import formats
 from bert_operator.api.report import BuildReport
-from bert_operator.api.spec import Framework
+from bert_operator.api.spec import Framework, Task
 from support.build_bench import Bench
 
 
@@ -41,3 +43,18 @@ def make_bench(folder: Path, patch: pytest.MonkeyPatch) -> Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return make_bench(tmp_path, monkeypatch)
+
+
+def built_once(
+    factory: pytest.TempPathFactory, save: Callable[[Path, Task], object], **fields: str
+) -> Callable[[Task], Built]:
+    """Builds a task's source, as `save` writes it into a folder, once for all tests that ask for it."""
+
+    @functools.cache
+    def built(task: Task) -> Built:
+        with pytest.MonkeyPatch.context() as patch:
+            found = make_bench(factory.mktemp(task.value), patch)
+            save(found.source, task)
+            return Built(found, *found.build(task=task, **fields))
+
+    return built

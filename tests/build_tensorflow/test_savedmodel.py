@@ -22,7 +22,7 @@ from bert_operator.api.spec import Task
 from support import numpy_bert
 from support.build_bench import LENGTH, Bench
 
-from .conftest import Built, make_bench
+from .conftest import Built, built_once
 
 FORMAT = {"format": "savedmodel"}
 CLASSIFIER = Task.SEQUENCE_CLASSIFICATION
@@ -38,16 +38,7 @@ OUTPUTS = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def of_task(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], Built]:
-    """Builds a checkpoint of a task, once for all tests that ask for it."""
-
-    @functools.cache
-    def built(task: Task) -> Built:
-        with pytest.MonkeyPatch.context() as patch:
-            bench = make_bench(tmp_path_factory.mktemp(task.value), patch)
-            numpy_bert.save_checkpoint(bench.source, task, prefix="bert.")
-            return Built(bench, *bench.build(task=task, **FORMAT))
-
-    return built
+    return built_once(tmp_path_factory, functools.partial(numpy_bert.save_checkpoint, prefix="bert."), **FORMAT)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """TensorFlow 2 SavedModel -> ONNX: asked by TensorFlow and by ONNX Runtime, and judged by numpy as well."""
 
-import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from bert_operator.api.spec import Task
 from support import numpy_bert, tf2_bert
 from support.build_bench import Bench
 
-from .conftest import Built, make_bench
+from .conftest import Built, built_once
 
 FORMAT = {"format": "onnx", "framework": "tensorflow"}
 TASKS = pytest.mark.parametrize("task", [Task.SEQUENCE_CLASSIFICATION, Task.FEATURE_EXTRACTION])
@@ -42,16 +41,7 @@ def classifier(bench: Bench, trained: Path) -> Bench:
 
 @pytest.fixture(scope="module")
 def of_task(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], Built]:
-    """Builds a source of a task, once for all tests that ask for it."""
-
-    @functools.cache
-    def built(task: Task) -> Built:
-        with pytest.MonkeyPatch.context() as patch:
-            bench = make_bench(tmp_path_factory.mktemp(task.value), patch)
-            tf2_bert.save(bench.source, task)
-            return Built(bench, *bench.build(task=task, **FORMAT))
-
-    return built
+    return built_once(tmp_path_factory, tf2_bert.save, **FORMAT)
 
 
 def requests() -> Arrays:

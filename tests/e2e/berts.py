@@ -2,9 +2,21 @@
 
 from typing import Any
 
+import yaml
+
+from support.installation import ROOT
 from support.kube import Kube, condition
 
 OURS = "app.kubernetes.io/managed-by=bert-operator"
+LITTLE = {"cpu": "100m"}
+"""What servers ask for here. Rollouts of several modules at once wait for each other otherwise: there are two cores."""
+
+
+def sample(name: str) -> dict[str, Any]:
+    """A file of crds/samples, of the name, that asks for little of a processor."""
+    bert: dict[str, Any] = yaml.safe_load((ROOT / "crds" / "samples" / f"{name}.yaml").read_text(encoding="utf-8"))
+    bert["spec"]["server"].setdefault("resources", {})["requests"] = LITTLE
+    return bert
 
 
 def minilm(name: str = "minilm", **spec: Any) -> dict[str, Any]:
@@ -14,11 +26,12 @@ def minilm(name: str = "minilm", **spec: Any) -> dict[str, Any]:
         "build": {"task": "feature-extraction", "maxSequenceLength": 64},
         "versions": [{"version": 1, "source": {"pvc": {"claimName": "models", "path": "all-MiniLM-L6-v2"}}}],
     }
+    server = {"type": "triton", "resources": {"requests": LITTLE}}
     return {
         "apiVersion": "bertops.dev/v1alpha1",
         "kind": "BertDeployment",
         "metadata": {"name": name},
-        "spec": {"server": {"type": "triton"}, "storage": {"size": "1Gi"}, "models": [model]} | spec,
+        "spec": {"server": server, "storage": {"size": "1Gi"}, "models": [model]} | spec,
     }
 
 

@@ -15,7 +15,7 @@ from e2e.ground import Ground
 from support.installation import ROOT, Images, restricted_namespace
 from support.kube import Kube
 
-LONGEST = ("test_tuning", "test_versions", "test_torchserve", "test_localcluster", "test_tfserving", "test_tf2_source")
+LONGEST = ("test_tuning", "test_torchserve", "test_localcluster", "test_tfserving", "test_life", "test_versions")
 """They begin first, so that no process works through one of them while the others have nothing left to do."""
 
 
@@ -80,6 +80,16 @@ def kube(cluster: Kube, models: Path, request: pytest.FixtureRequest) -> Iterato
     here.kubectl("delete", "bertd,deployments,jobs", "--all", "--wait=false")
     here.kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false")
     here.run("kubectl", "delete", f"namespace/{name}", f"pv/{volumes.volume_of(here, 'models')}", "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def store(kube: Kube, ground: Ground, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A claim on which `berts.minilm()` is published: for what doesn't test how it gets there."""
+    folder = tmp_path_factory.mktemp("claims") / "store"
+    ground.store(model, folder)
+    volumes.claim(kube, "store", folder)
+    yield "store"
+    kube.run("kubectl", "delete", f"pv/{volumes.volume_of(kube, 'store')}", "--wait=false")
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,8 @@ Several processes run the tests side by side. The first that needs a part makes 
 
 import fcntl
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
+from e2e import berts, volumes
 from e2e.cluster import CLUSTER, localcluster
 from support.direct_kube import DirectKube
 from support.installation import (
@@ -28,8 +31,10 @@ HUB_NAMESPACE: Final = "hub"
 HUB_URL: Final = f"http://hub.{HUB_NAMESPACE}.svc:8000"
 REPOSITORY: Final = "team/bert"
 _SERVER: Final = ROOT / "tests/support/hub_server.py"
+_USER: Final = 1000
+"""Of builds."""
 _SMALL: Final = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}
-"""Three test modules at once must fit on two cores, each with a build or a rollout."""
+"""Four test modules at once must fit on two cores, each with a build or a rollout."""
 
 
 class Ground:
@@ -54,6 +59,13 @@ class Ground:
         kube, images = self.kube(), self.images()
         self._once("operator", lambda: _install(kube, images, model))
         return kube
+
+    def store(self, model: Path, copy: Path) -> None:
+        """Fill the folder `copy`, for a claim, with what a build of `berts.minilm()` published."""
+        kube = self.operator(model)
+        shutil.copytree(self._once("store", lambda: str(_built(kube))), copy)
+        for path in (copy, *copy.rglob("*")):
+            os.chown(path, _USER, _USER)
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         made = self.folder / f"{name}.json"
@@ -82,6 +94,15 @@ def _loaded_images() -> Images:
     localcluster("up", "--name", CLUSTER)
     localcluster("load-image", *map(str, archives), "--name", CLUSTER)
     return references
+
+
+def _built(kube: Kube) -> Path:
+    """The folder of a claim on which MiniLM is published, and which nothing uses any more."""
+    here = replace(kube, namespace=HUB_NAMESPACE)
+    here.apply(berts.minilm())
+    berts.verdict(here, "minilm", "Built", "True", seconds=300)
+    here.kubectl("delete", "bertd", "minilm")
+    return volumes.folder_of(here, "minilm-store")
 
 
 def _places() -> dict[str, str]:

@@ -1,8 +1,6 @@
-"""The life of one BertDeployment on the real node: applied, asked, changed, deleted, applied again, tampered with."""
+"""The life of one BertDeployment on the real node: applied, built, asked, changed, tampered with, mended, deleted."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,55 +65,6 @@ def _batch_size(live: dict[str, Any], size: int) -> str:
     return json.dumps({"spec": {"models": [{**models[0], "serving": {"maxBatchSize": size}}]}})
 
 
-def test_deleted_it_leaves_only_what_was_built(kube: Kube, served: dict[str, Any]) -> None:
-    assert served
-    artifacts = [item["metadata"]["name"] for item in kube.list("bertartifacts")]
-    kube.kubectl("delete", "bertd", "minilm")
-
-    def children() -> str:
-        return kube.kubectl("get", "deploy,rs,svc,cm,job,pod", "-o", "name", "-l", berts.OURS)
-
-    wait_for("every child gone", lambda: not children().strip(), seconds=90, seen=children)
-    assert [item["metadata"]["name"] for item in kube.list("bertartifacts")] == artifacts
-    assert kube.get("pvc", "minilm-store") is not None
-
-
-def within(seconds: float, again: Callable[[], None], kube: Kube) -> None:
-    """Apply it and wait until it is Ready, after `again`; three times at most, since a disk may be busy with others."""
-    took = []
-    while len(took) < 3 and (not took or took[-1] > seconds):
-        again()
-        began = time.monotonic()
-        kube.apply(berts.minilm())
-        wait_ready(kube, "minilm", seconds=120)
-        took.append(time.monotonic() - began)
-    assert min(took) <= seconds, took
-
-
-def delete(kube: Kube) -> None:
-    """Delete the BertDeployment and wait until nothing of it serves."""
-    kube.kubectl("delete", "bertd", "minilm", "--ignore-not-found")
-    wait_for("pods gone", lambda: not berts.serving_pods(kube, "minilm"), seconds=90)
-
-
-def test_applied_again_it_is_ready_without_a_build(kube: Kube) -> None:
-    within(15, lambda: delete(kube), kube)
-    assert kube.list("jobs") == []
-
-
-def test_without_its_record_the_artifact_is_found_and_not_converted(kube: Kube) -> None:
-    (record,) = kube.list("bertartifacts")
-
-    def forget() -> None:
-        delete(kube)
-        kube.kubectl("delete", "bertartifact", record["metadata"]["name"])
-
-    within(30, forget, kube)
-    (again,) = kube.list("bertartifacts")
-    assert again["metadata"]["name"] == record["metadata"]["name"]
-    assert again["spec"]["report"]["reused"] is True
-
-
 def test_a_tampered_artifact_never_gets_traffic(kube: Kube) -> None:
     (record,) = kube.list("bertartifacts")
     with (volumes.folder_of(kube, "minilm-store") / record["spec"]["path"] / "model.onnx").open("r+b") as file:
@@ -136,6 +85,19 @@ def test_the_refresh_annotation_mends_it(kube: Kube) -> None:
     kube.kubectl("annotate", "bertd", "minilm", "bertops.dev/refresh=again")
     live = wait_ready(kube, "minilm", seconds=200)
     assert live["status"]["readyReplicas"] == 2
+
+
+def test_deleted_it_leaves_only_what_was_built(kube: Kube, served: dict[str, Any]) -> None:
+    assert served
+    artifacts = [item["metadata"]["name"] for item in kube.list("bertartifacts")]
+    kube.kubectl("delete", "bertd", "minilm")
+
+    def children() -> str:
+        return kube.kubectl("get", "deploy,rs,svc,cm,job,pod", "-o", "name", "-l", berts.OURS)
+
+    wait_for("every child gone", lambda: not children().strip(), seconds=90, seen=children)
+    assert [item["metadata"]["name"] for item in kube.list("bertartifacts")] == artifacts
+    assert kube.get("pvc", "minilm-store") is not None
 
 
 def _ready(pod: dict[str, Any]) -> bool:

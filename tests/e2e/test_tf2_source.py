@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from e2e import berts
 from support import answers
 from support.installation import ROOT, Images, loader_pod, wait_ready
 from support.kube import Kube
 
-SAMPLE = ROOT / "crds" / "samples" / "sentiment-tf2-triton.yaml"
+SAMPLE = "sentiment-tf2-triton"
 FOLDER = "sentiment-tf2"
 
 
@@ -38,7 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(kube: Kube) -> dict[str, Any]:
     """The sample, Ready."""
-    kube.apply(SAMPLE)
+    kube.apply(berts.sample(SAMPLE))
     return wait_ready(kube, "sentiment-tf2", seconds=300)
 
 
@@ -76,7 +75,7 @@ def test_its_record_names_the_tools_that_made_it(kube: Kube, served: dict[str, A
 
 def test_read_as_pytorch_the_mistake_is_named(kube: Kube, served: dict[str, Any]) -> None:
     assert served
-    bert = yaml.safe_load(SAMPLE.read_text(encoding="utf-8"))
+    bert = berts.sample(SAMPLE)
     bert["metadata"]["name"] = "mistaken"
     bert["spec"]["models"][0]["build"]["framework"] = "pytorch"
     kube.apply(bert)

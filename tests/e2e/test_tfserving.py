@@ -12,17 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from bert_operator.api.spec import Task
 from e2e import berts
 from e2e.load import steady_load
 from support import numpy_bert
-from support.installation import ROOT, Images, loader_pod, wait_ready
+from support.installation import Images, loader_pod, wait_ready
 from support.kube import Kube, wait_for
 
-SAMPLE = ROOT / "crds/samples/sentiment-tfserving.yaml"
 NAME = "sentiment-tfserving"
+"""The sample's, and its file's."""
 MAX_DIFFERENCE = 1e-4
 FOLDERS = ("sentiment", "sentiment-2")
 SHAPE = {"vocab_size": 8000, "max_position_embeddings": 128}
@@ -58,7 +57,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(kube: Kube) -> dict[str, Any]:
     """The sample, Ready."""
-    kube.apply(SAMPLE)
+    kube.apply(berts.sample(NAME))
     return wait_ready(kube, NAME, seconds=400)
 
 
@@ -152,7 +151,7 @@ def test_a_default_that_is_not_the_highest_is_refused_and_what_serves_goes_on(
 
 
 def _with_second_version() -> dict[str, Any]:
-    bert: dict[str, Any] = yaml.safe_load(SAMPLE.read_text(encoding="utf-8"))
+    bert = berts.sample(NAME)
     model = bert["spec"]["models"][0]
     first = model["versions"][0]
     second = copy.deepcopy(first)

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 
 from bert_operator.api.spec import Task
+from e2e import berts
 from support import answers, numpy_bert
-from support.installation import ROOT, wait_ready
+from support.installation import wait_ready
 from support.kube import Kube
 
-SAMPLE = ROOT / "crds/samples/minilm-torchscript.yaml"
 NAME = "minilm-torchscript"
+"""The sample's, and its file's."""
 
 
 @pytest.fixture(scope="module")
 def served(kube: Kube) -> dict[str, Any]:
     """The sample, Ready."""
-    kube.apply(SAMPLE)
+    kube.apply(berts.sample(NAME))
     return wait_ready(kube, NAME, seconds=400)
 
 

@@ -1,6 +1,5 @@
 """The real TorchServe on the real node: the sample, texts and tensors, a second version under load."""
 
-import copy
 import json
 import urllib.error
 import urllib.request
@@ -10,18 +9,17 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import yaml
 from tokenizers import Tokenizer
 
 from bert_operator.api.spec import Task
 from e2e import berts
 from e2e.load import steady_load
 from support import classifier, numpy_bert
-from support.installation import ROOT, Images, wait_ready
+from support.installation import Images, wait_ready
 from support.kube import Kube, wait_for
 
-SAMPLE = ROOT / "crds/samples/sentiment-torchserve.yaml"
 NAME = "sentiment-torchserve"
+"""The sample's, and its file's."""
 MAX_DIFFERENCE = 1e-4
 TEXTS = ("What a good film!", "I can't believe how bad this coffee is.", "Über alle Maßen langweilig")
 
@@ -38,7 +36,7 @@ def models(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(kube: Kube) -> dict[str, Any]:
     """The sample, Ready."""
-    kube.apply(SAMPLE)
+    kube.apply(berts.sample(NAME))
     return wait_ready(kube, NAME, seconds=400)
 
 
@@ -139,7 +137,7 @@ def test_a_second_version_comes_without_a_failed_request(
 
 
 def _with_second_version() -> dict[str, Any]:
-    bert: dict[str, Any] = copy.deepcopy(yaml.safe_load(SAMPLE.read_text(encoding="utf-8")))
+    bert = berts.sample(NAME)
     (model,) = bert["spec"]["models"]
     source = {"pvc": {"claimName": "models", "path": "sentiment-2"}}
     model["versions"].append({"version": 2, "source": source})

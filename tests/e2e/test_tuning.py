@@ -7,7 +7,7 @@ import pytest
 
 from bert_operator.cli import tuning_report
 from e2e import berts, volumes
-from support.installation import ROOT, wait_ready
+from support.installation import wait_ready
 from support.kube import Kube, wait_for
 
 NAME = "minilm-tuned"
@@ -15,21 +15,21 @@ SHORT = {"maxInstances": 2, "maxBatchSize": 1, "maxConcurrency": 4, "budgetMinut
 """Two ways of serving, two loads each: what two cores measure in a minute."""
 
 
-def tuned(mode: str) -> dict[str, Any]:
-    """The sample, with a shorter search and an objective that any machine meets."""
-    import yaml  # noqa: PLC0415 - only here
-
-    bert: dict[str, Any] = yaml.safe_load((ROOT / "crds/samples/minilm-tuned.yaml").read_text(encoding="utf-8"))
+def tuned(mode: str, store: str) -> dict[str, Any]:
+    """The sample of what is published, with a shorter search and an objective that any machine meets."""
+    bert = berts.sample(NAME)
     bert["spec"]["tuning"] |= {"mode": mode, "search": SHORT, "lengths": [32]}
     objective = {"maxLatencyMilliseconds": 60_000, "percentile": 95, "targetRequestsPerSecond": 1}
-    bert["spec"]["models"][0]["objective"] = objective
+    bert["spec"]["storage"] = {"claimName": store}
+    build = berts.minilm()["spec"]["models"][0]["build"]
+    bert["spec"]["models"][0] |= {"build": build, "objective": objective}
     return bert
 
 
 @pytest.fixture(scope="module")
-def recommended(kube: Kube) -> dict[str, Any]:
-    """Built, served by the spec's own values, measured; its status."""
-    kube.apply(tuned("Recommend"))
+def recommended(kube: Kube, store: str) -> dict[str, Any]:
+    """Served by the spec's own values, measured; its status."""
+    kube.apply(tuned("Recommend", store))
     wait_ready(kube, NAME, seconds=300)
     berts.verdict(kube, NAME, "Tuned", "True", seconds=240)
     status: dict[str, Any] = kube.get("bertdeployment", NAME)["status"]  # type: ignore[index]
@@ -61,14 +61,14 @@ def test_a_plan_is_shown_and_nothing_is_changed(kube: Kube, recommended: dict[st
     assert "bertops.dev/tuning" not in deployment["metadata"]["annotations"]
 
 
-def test_the_points_are_kept_and_the_job_is_gone(kube: Kube, recommended: dict[str, Any]) -> None:
+def test_the_points_are_kept_and_the_job_is_gone(kube: Kube, store: str, recommended: dict[str, Any]) -> None:
     key = recommended["tuning"]["key"]
     (measurement,) = record(kube, recommended)["spec"]["measurements"]
     assert measurement["key"] == key
     assert {point["concurrency"] for variant in measurement["variants"] for point in variant["points"]} <= {1, 4}
     jobs = "app.kubernetes.io/component=profile"
     wait_for("no profile Job", lambda: not kube.list("jobs", jobs), seconds=60)
-    kept = {path.name for path in volumes.files(kube, f"{NAME}-store") if key in path.parts}
+    kept = {path.name for path in volumes.files(kube, store) if key in path.parts}
     assert kept >= {"metrics-model-inference.csv", "config.pbtxt"}
 
 

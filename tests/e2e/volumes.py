@@ -7,7 +7,10 @@ from support.kube import Kube
 
 
 def claim(kube: Kube, name: str, folder: Path) -> None:
-    """Bind a new claim to a folder of this machine, and let every user read it: safetensors writes files with 600."""
+    """Bind a new claim to a folder of this machine, and let every user read it: safetensors writes files with 600.
+
+    Only the folder's owner may write.
+    """
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     volume = volume_of(kube, name)

@@ -51,7 +51,7 @@ def _build_into(folder: Path, cache: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
     try:
         command = ["go", "build", *_flags(), "-o", str(partial / "localcluster"), "."]
-        if subprocess.run(command, cwd=_MODULE, env=_go_environment(cache), check=False).returncode != 0:
+        if subprocess.run(command, cwd=_MODULE, env=go_environment(cache), check=False).returncode != 0:
             msg = "the build failed; the compiler's messages are above"
             raise ClusterError(msg)
         for component in COMPONENTS:
@@ -87,7 +87,8 @@ def kubernetes_version(go_mod: str) -> str:
     return found[1]
 
 
-def _go_environment(cache: Path) -> dict[str, str]:
+def go_environment(cache: Path) -> dict[str, str]:
+    """How Go programs are built here: whatever they share is downloaded and compiled once, in `cache`."""
     own = {"CGO_ENABLED": "0", "GOCACHE": str(cache / "go" / "build"), "GOMODCACHE": str(cache / "go" / "mod")}
     # The compiler spends a ninth of its time on collecting garbage otherwise.
     own["GOGC"] = "400"

@@ -197,9 +197,9 @@ def _end_to_end() -> list[Step]:
     ground = cache() / "logs" / "test" / "ground"
     shutil.rmtree(ground, ignore_errors=True)
     model = {"BERTOPS_E2E_MODEL": str(_model()), "BERTOPS_E2E_GROUND": str(ground)}
-    # One upgrades and uninstalls the operator that the others need; the other promises seconds.
-    alone = ("tests/e2e/test_life.py", "tests/e2e/test_hub_and_chart.py")
-    side_by_side = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+    # One promises seconds; the other upgrades and uninstalls the operator that all others need.
+    alone = ("tests/e2e/test_again.py", "tests/e2e/test_chart.py")
+    side_by_side = ("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder")
     others = [f"--ignore={module}" for module in alone]
     return [
         # Its compiler finds in the cache what the binaries had compiled.

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from localcluster.binaries import go_environment
+
 REGION: Final = "eu-test-1"
 ACCESS_KEY: Final = "test-access"
 SECRET_KEY: Final = "test-secret-key"  # noqa: S105 - of this test's server
@@ -45,11 +47,9 @@ def built(cache: Path) -> Path:
     if not (place / PROGRAM).exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
-        own = {"CGO_ENABLED": "0", "GOCACHE": str(cache / "go" / "build"), "GOMODCACHE": str(cache / "go" / "mod")}
-        environment = {**os.environ, **own, "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
         command = ["go", "build", *_FLAGS, "-o", str(partial / PROGRAM), "."]
         try:
-            subprocess.run(command, cwd=_MODULE, env=environment, check=True)
+            subprocess.run(command, cwd=_MODULE, env=go_environment(cache), check=True)
             partial.chmod(0o755)
             with contextlib.suppress(OSError):  # somebody else was faster: theirs is as good
                 partial.rename(place)

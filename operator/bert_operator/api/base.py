@@ -27,8 +27,9 @@ class Rule(BaseModel):
 class Model(BaseModel):
     """A frozen value that forbids unknown fields and speaks camelCase JSON."""
 
+    # Most programs use a few models of the vocabulary: the others are never made ready.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, defer_build=True
     )
 
     cel: ClassVar[tuple[Rule, ...]] = ()

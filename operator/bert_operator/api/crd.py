@@ -5,10 +5,14 @@ the models say: bounds, patterns, enums, defaults, list types and CEL rules. It 
 """
 
 import argparse
+import ast
 import difflib
+import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -243,11 +247,13 @@ class _Converter:
         if required := source.get("required"):
             result["required"] = required
         result["properties"] = {}
-        fields = {str(field.alias): field for field in model.model_fields.values()}
+        fields = {str(field.alias): (name, field) for name, field in model.model_fields.items()}
+        docstrings = _docstrings(model)
         for key, value in source["properties"].items():
-            converted = self._convert(value)
+            name, field = fields[key]
+            converted = self._convert(value | ({"description": docstrings[name]} if name in docstrings else {}))
             if self._defaults:
-                converted |= _default(fields[key], converted)
+                converted |= _default(field, converted)
             result["properties"][key] = converted
         if model.cel:
             result["x-kubernetes-validations"] = [_rule(rule) for rule in model.cel]
@@ -304,6 +310,27 @@ def _rule(rule: Rule) -> Schema:
         "fieldPath": rule.field_path,
     }
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def _docstrings(model: type[Model]) -> dict[str, str]:
+    """The string below each field, its own and those that it inherits."""
+    found: dict[str, str] = {}
+    for owner in reversed(model.mro()):
+        found |= _documented(owner.__module__).get(owner.__name__, {}) if issubclass(owner, Model) else {}
+    return found
+
+
+@cache
+def _documented(module: str) -> dict[str, dict[str, str]]:
+    """By class and field. Pydantic would read the sources for them wherever a model is imported, not only here."""
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
+        if isinstance(node, ast.ClassDef):
+            for field, below in pairwise(node.body):
+                match field, below:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                        found.setdefault(node.name, {})[name] = inspect.cleandoc(text)
+    return found
 
 
 def _models_in(model: type[Model]) -> Iterator[type[Model]]:
