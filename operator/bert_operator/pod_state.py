@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from bert_operator.api import quantities
 from bert_operator.api.observed import Manifest
 from bert_operator.api.report import BuildFailure, BuildReport, ExitCode
-from bert_operator.servers import quantities
 
 _KILLED_EXIT: Final = 137
 """By SIGKILL."""

@@ -25,7 +25,7 @@ from chaos.kubelet import Kubelet
 from chaos.nursery import Nursery
 from chaos.place import Lab
 from localcluster.network import enter
-from support.kube_api import KubeApi
+from support.kube_api import APPLY, KubeApi
 from support.operator_process import ROOT, RULES, install_crds
 
 CLUSTER: Final = "chaos"
@@ -137,9 +137,8 @@ async def _token(api: Api) -> str:
     ]
     root = "/apis/rbac.authorization.k8s.io/v1"
     role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": ACCOUNT}}
-    kind = "application/apply-patch+yaml"
     query = {"fieldManager": "chaos", "force": "true"}
-    await api.sure("PATCH", f"{root}/clusterroles/{ACCOUNT}", role | {"rules": rules}, content_type=kind, **query)
+    await api.sure("PATCH", f"{root}/clusterroles/{ACCOUNT}", role | {"rules": rules}, content_type=APPLY, **query)
     binding = {
         "metadata": {"name": ACCOUNT},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ACCOUNT},

@@ -9,7 +9,7 @@ import pytest
 from bert_operator.api.artifact import BertArtifactSpec
 from bert_operator.objects import artifact
 from support import builders
-from support.kube_api import Answer, KubeApi
+from support.kube_api import APPLY, Answer, KubeApi
 
 pytestmark = pytest.mark.cluster
 
@@ -41,7 +41,7 @@ def _apply(api: KubeApi, manifest: dict[str, Any]) -> Answer:
         "PATCH",
         f"{ARTIFACTS}/{name}",
         manifest,
-        content_type="application/apply-patch+yaml",
+        content_type=APPLY,
         fieldManager="bert-operator",
         force="true",
         fieldValidation="Strict",

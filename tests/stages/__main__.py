@@ -157,7 +157,7 @@ def _archives() -> list[str]:
 
 
 def _servers() -> list[Step]:
-    """Beside the end-to-end tests, which decide how long all takes, what waits as they do; behind them what works."""
+    """Beside the end-to-end tests, which decide how long all takes; but for the campaign, which waits for seconds."""
     triton = {"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")}
     return [
         Step(name="cluster", command=[*_pytest(), "tests/cluster"], after=("venv", "binaries"), background=True),
@@ -183,12 +183,19 @@ def _servers() -> list[Step]:
             background=True,
             env=triton,
         ),
-        Step(name="torchserve", command=_tool("support.real_torchserve"), after=("images",), behind=("e2e",)),
+        Step(
+            name="torchserve",
+            command=_tool("support.real_torchserve"),
+            after=("images",),
+            behind=("triton",),
+            background=True,
+        ),
         Step(
             name="tfserving",
             command=_tool("images", "run", "tfserving-standin", *_INSIDE, "tests/tfserving"),
             after=("images",),
-            behind=("e2e",),
+            behind=("torchserve",),
+            background=True,
         ),
     ]
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bert_operator.cluster import resources
 from support.kube import CommandError, Kube
-from support.kube_api import Answer, KubeApi
+from support.kube_api import APPLY, Answer, KubeApi
 
 _KINDS: Final = {
     "bertdeployment": "BertDeployment",
@@ -29,7 +29,6 @@ _KINDS: Final = {
 _NAMESPACED: Final = {"Secret": "secrets", "ServiceAccount": "serviceaccounts"}
 _CLUSTER_WIDE: Final = {"Namespace": "namespaces", "PersistentVolume": "persistentvolumes"}
 """kind -> plural, of the core kinds that the operator never touches."""
-_APPLY: Final = "application/apply-patch+yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class DirectKube(Kube):
             return
         path = self._path(manifest["kind"], manifest["metadata"]["name"])
         query = {"fieldManager": "kubectl", "force": "true", "fieldValidation": "Strict"}
-        answer = self._ask("PATCH", path, manifest, content_type=_APPLY, **query)
+        answer = self._ask("PATCH", path, manifest, content_type=APPLY, **query)
         if answer.code not in (200, 201):
             raise CommandError(f"apply {path}: {answer.code} {answer.message}")
 

@@ -12,10 +12,13 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import urlencode, urlsplit
 
 import yaml
+
+APPLY: Final = "application/apply-patch+yaml"
+"""Content type of a server-side apply."""
 
 
 @dataclass(frozen=True, kw_only=True)

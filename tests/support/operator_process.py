@@ -19,7 +19,7 @@ from typing import Any, Final
 import yaml
 
 from support.forked_operator import ForkedOperator
-from support.kube_api import KubeApi
+from support.kube_api import APPLY, KubeApi
 
 ROOT: Final = Path(__file__).parents[2]
 DEADLINE: Final = 60.0
@@ -83,8 +83,7 @@ def install_crds(api: KubeApi) -> None:
     for path, crd in _crds().items():
         if (path in _installed) and _installed[path] == _version(api.request("GET", path).body):
             continue
-        kind = "application/apply-patch+yaml"
-        answer = api.request("PATCH", path, crd, content_type=kind, fieldManager="tests", force="true")
+        answer = api.request("PATCH", path, crd, content_type=APPLY, fieldManager="tests", force="true")
         assert answer.code in (200, 201), answer.message
         eventually("the CRD is served", partial(_served, api, path))
         _installed[path] = _version(answer.body)
@@ -233,9 +232,7 @@ def _kubeconfig(api: KubeApi, folder: Path, arguments: tuple[str, ...], server: 
         role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "rules": rules}
         # Applied: a cluster that is up already may hold an older one.
         path = f"{root}{kind.lower()}s/{name}"
-        api.request(
-            "PATCH", path, role, content_type="application/apply-patch+yaml", fieldManager="tests", force="true"
-        )
+        api.request("PATCH", path, role, content_type=APPLY, fieldManager="tests", force="true")
         reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
         binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": subjects}
         api.request("POST", f"{root}{kind.lower()}bindings", binding)

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
+from bert_operator.api import quantities
 from bert_operator.api.base import Model, Rule, unique
 
 DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=40)]
@@ -123,25 +124,6 @@ class RetentionPolicy(StrEnum):
     DELETE = "Delete"
 
 
-_UNITS: Final = {
-    "m": 1e-3,
-    "": 1,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
-
-
-def _number(quantity: str) -> float:
-    number = quantity.rstrip("mkKMGTi")
-    return float(number) * _UNITS[quantity[len(number) :]]
-
-
 class ResourceList(Model):
     """CPU and memory, as Kubernetes quantities."""
 
@@ -160,7 +142,7 @@ def _within_limit(name: str) -> Rule:
         holds=lambda self: (
             (asked := getattr(self.requests, name)) is None
             or (allowed := getattr(self.limits, name)) is None
-            or _number(asked) <= _number(allowed)
+            or quantities.parse(asked) <= quantities.parse(allowed)
         ),
     )
 
@@ -383,7 +365,7 @@ class Storage(Model):
             rule="!has(self.size) || quantity(self.size).compareTo(quantity('1Mi')) >= 0",
             message="size is less than 1Mi: write a number with a unit, e.g. `5Gi`",
             field_path=".size",
-            holds=lambda self: self.size is None or _number(self.size) >= 1024**2,
+            holds=lambda self: self.size is None or quantities.parse(self.size) >= quantities.MEBIBYTE,
         ),
         Rule(
             rule="!has(self.size) || !has(oldSelf.size) || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from typing import Any, Final
 
-from bert_operator.api import names
+from bert_operator.api import names, quantities
 from bert_operator.api.digests import digest
 from bert_operator.api.observed import Manifest
-from bert_operator.servers import quantities
 
 _MERGE_KEYS: Final = ("name", "mountPath", "containerPort", "uid", "key", "type")
 _NANO: Final = Decimal("1e-9")

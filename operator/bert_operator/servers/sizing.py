@@ -6,9 +6,8 @@ The servers' own sizing modules add what is theirs. What a user writes in `serve
 from decimal import Decimal
 from typing import Any, Final
 
-from bert_operator.api import spec
+from bert_operator.api import quantities, spec
 from bert_operator.api.report import BuildReport
-from bert_operator.servers import quantities
 from bert_operator.servers.base import ServedVersion
 
 DEFAULT_CPU_REQUEST: Final = "500m"

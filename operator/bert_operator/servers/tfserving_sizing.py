@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any, Final
 
-from bert_operator.api import spec
-from bert_operator.servers import quantities, sizing
+from bert_operator.api import quantities, spec
+from bert_operator.servers import sizing
 from bert_operator.servers.base import ServedVersion
 
 _SERVER_BYTES: Final = 640 * quantities.MEBIBYTE

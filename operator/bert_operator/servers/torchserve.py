@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Final
 
-from bert_operator.api import names, spec
-from bert_operator.servers import quantities, releases, sizing, torchserve_config, torchserve_sizing
+from bert_operator.api import names, quantities, spec
+from bert_operator.servers import releases, sizing, torchserve_config, torchserve_sizing
 from bert_operator.servers.base import ConfigFile, Mount, Ports, ServedVersion, ServerContainer, Volume
 from bert_operator.settings import HardwareProfile, Settings
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import Any, Final
 
-from bert_operator.api import spec
+from bert_operator.api import quantities, spec
 from bert_operator.api.report import BuildReport, TensorSpec
-from bert_operator.servers import quantities, sizing
+from bert_operator.servers import sizing
 from bert_operator.servers.base import ServedVersion
 
 _SERVER_BYTES: Final = 160 * quantities.MEBIBYTE

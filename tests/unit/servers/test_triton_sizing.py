@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_operator.servers import quantities, sizing, triton_sizing
+from bert_operator.api import quantities
+from bert_operator.servers import sizing, triton_sizing
 from support import builders
 
 from .conftest import Make, make

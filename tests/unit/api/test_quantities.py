@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_operator.servers import quantities
+from bert_operator.api import quantities
 
 
 @pytest.mark.parametrize(
