@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from demo import given
 from images.catalog import BASIC
 from support.installation import ROOT, Images, field_of
 from support.kube import CommandError, Kube
@@ -74,20 +75,21 @@ class Provider:
         """Tools that talk to it."""
         if self.name == "existing":
             home = Path(os.environ.get("HOME", "/root")) / ".kube" / "config"
-            return Kube(kubeconfig=Path(os.environ.get("KUBECONFIG") or home), namespace=namespace)
+            return Kube(
+                kubeconfig=Path(os.environ.get("KUBECONFIG") or home), namespace=namespace, tools=_tools(os.environ)
+            )
         if self.name == "kind":
             folder = Path(os.environ.get("XDG_RUNTIME_DIR", "/tmp"))  # noqa: S108 - a kubeconfig of a throw-away cluster
             path = folder / f"kubeconfig-{NAME}"
             path.write_text(_output("kind", "get", "kubeconfig", "--name", NAME), encoding="utf-8")
-            return Kube(kubeconfig=path, namespace=namespace)
+            return Kube(kubeconfig=path, namespace=namespace, tools=_tools(os.environ))
         config = _output(sys.executable, "-m", "localcluster", "kubeconfig", "--name", NAME).strip()
-        tools = _output(sys.executable, "-m", "localcluster", "build-binaries").strip().splitlines()[-1]
-        return Kube(kubeconfig=Path(config), namespace=namespace, tools=Path(tools))
+        return Kube(kubeconfig=Path(config), namespace=namespace, tools=_ours())
 
 
 def choose(environment: Mapping[str, str]) -> Provider:
     """The user's cluster if one is named, kind if Docker answers and kind is there, else our own."""
-    if environment.get("USE_EXISTING_CLUSTER") == "1" or environment.get("KUBECONFIG"):
+    if given.cluster(environment):
         return Provider(name="existing")
     if shutil.which("kind") and shutil.which("docker") and _quiet("docker", "info"):
         return Provider(name="kind")
@@ -117,6 +119,15 @@ def given_images(environment: Mapping[str, str], more: Sequence[str] = ()) -> Im
             f"(build them from {', '.join(source for _, source in missing)})"
         )
     return Images(**{field_of(name): environment[_VARIABLES[name][0]] for name in wanted})
+
+
+def _tools(environment: Mapping[str, str]) -> Path | None:
+    """Folder with kubectl and helm; None where the user has both."""
+    return None if given.tools(environment) else _ours()
+
+
+def _ours() -> Path:
+    return Path(_output(sys.executable, "-m", "localcluster", "build-binaries").strip().splitlines()[-1])
 
 
 def _run(*command: str) -> None:

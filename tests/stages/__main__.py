@@ -8,11 +8,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from demo import given
 from images import catalog
 from images.cache import Cache
 from stages.graph import Result, Runner, Step, counts, table
@@ -81,23 +82,36 @@ def _model() -> Path:
 def _demo(server: str, *, tune: bool) -> int:
     figures = cache() / "demo-figures.json"
     figures.unlink(missing_ok=True)
-    chosen = ("--server", server, *(("--tune",) if tune else ()))
-    more = (*catalog.FOR_SERVER[server], *(("analyzer",) if tune else ()))
-    serve = ("serve", *chosen, "--model", str(_model()), "--figures", str(figures))
-    steps = [
-        *_ground(*catalog.BASIC, *more),
-        # Before there is a node: what is unpacked once, nodes of later runs have from the beginning.
-        _demo_step("keep-images", "keep", *chosen, after=("images", "venv")),
-        _demo_step("cluster", "up", after=("binaries", "keep-images")),
-        _demo_step("load-images", "load", *chosen, after=("cluster",)),
-        _demo_step("install", "install", *chosen, after=("load-images",)),
-        _demo_step("serve", *serve, after=("install", "model"), live=True),
-    ]
     cold = not venv_python().exists()
-    results, seconds = _run(steps, "demo")
+    results, seconds = _run(demo_steps(server, figures, tune=tune, environment=os.environ), "demo")
     told = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
     print(json.dumps({"demo": {"seconds": round(seconds, 1), "cold": cold, **told}}))
     return _code(results)
+
+
+def demo_steps(server: str, figures: Path, *, tune: bool, environment: Mapping[str, str]) -> list[Step]:
+    """The demo on a cluster of its own; on the user's, nothing is built but the tools that aren't there."""
+    chosen = ("--server", server, *(("--tune",) if tune else ()))
+    more = (*catalog.FOR_SERVER[server], *(("analyzer",) if tune else ()))
+    ground = _ground(*catalog.BASIC, *more)
+    if given.cluster(environment):
+        needed = {"venv", "model"} | (set() if given.tools(environment) else {"prerequisites", "binaries"})
+        ground = [step for step in ground if step.name in needed]
+        ready = tuple(needed)
+    else:
+        ground += [
+            # Before there is a node: what is unpacked once, nodes of later runs have from the beginning.
+            _demo_step("keep-images", "keep", *chosen, after=("images", "venv")),
+            _demo_step("cluster", "up", after=("binaries", "keep-images")),
+            _demo_step("load-images", "load", *chosen, after=("cluster",)),
+        ]
+        ready = ("load-images",)
+    serve = ("serve", *chosen, "--model", str(_model()), "--figures", str(figures))
+    return [
+        *ground,
+        _demo_step("install", "install", *chosen, after=ready),
+        _demo_step("serve", *serve, after=("install", "model"), live=True),
+    ]
 
 
 def _mission() -> int:

@@ -43,9 +43,14 @@ class Kube:
         """Run a command and return what it prints.
 
         Raises:
-            CommandError: it failed.
+            CommandError: it failed, or there is no such program.
         """
-        done = subprocess.run(command, env=self.environment(), input=stdin, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                command, env=self.environment(), input=stdin, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError as error:
+            raise CommandError(f"{command[0]} isn't on PATH: install it") from error
         if check and done.returncode:
             raise CommandError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
