@@ -27,7 +27,6 @@ SUBSET: Final = (
     "R3/jobs-done-and-gone/gone",
     "R3/spec-twice/late",
     "R5/1",
-    "R5/2",
     "R7/create/create.jobs/cut",
     "R7/create/apply.deployments/409",
     "R7/create/apply.bertartifacts/429",

@@ -179,7 +179,7 @@ def _servers() -> list[Step]:
         # What a loaded machine makes late isn't what it is here for.
         Step(
             name="chaos",
-            command=[str(venv_python()), "-m", "chaos", "--subset", "--patience", "3"],
+            command=[str(venv_python()), "-m", "chaos", "--subset", "--patience", "3", "--at-once", "12"],
             after=("binaries", "venv"),
             behind=("cluster", "e2e"),
             env=_paths(),
