@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from support.kube_api import APPLY
+
 WRITES: Final = frozenset({"create", "apply", "patch", "update", "delete"})
-APPLY: Final = "application/apply-patch+yaml"
 _VERBS: Final = {"POST": "create", "PUT": "update", "DELETE": "delete"}
 
 

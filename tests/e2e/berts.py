@@ -8,13 +8,14 @@ from support.installation import ROOT
 from support.kube import Kube, condition
 
 OURS = "app.kubernetes.io/managed-by=bert-operator"
+SAMPLES = ROOT / "crds" / "samples"
 LITTLE = {"cpu": "100m"}
 """What servers ask for here. Rollouts of several modules at once wait for each other otherwise: there are two cores."""
 
 
 def sample(name: str) -> dict[str, Any]:
     """A file of crds/samples, of the name, that asks for little of a processor."""
-    bert: dict[str, Any] = yaml.safe_load((ROOT / "crds" / "samples" / f"{name}.yaml").read_text(encoding="utf-8"))
+    bert: dict[str, Any] = yaml.safe_load((SAMPLES / f"{name}.yaml").read_text(encoding="utf-8"))
     bert["spec"]["server"].setdefault("resources", {})["requests"] = LITTLE
     return bert
 

@@ -4,23 +4,21 @@ Nothing is compiled here: no GPU and no NVIDIA image is at hand. tests/unit/bert
 on a stand-in, tests/tensorrt holds the script against the real library.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from e2e import berts
 from support.installation import TRITON_RELEASE, wait_ready
 from support.kube import Kube, condition, wait_for
 
-SAMPLE = Path(__file__).parents[2] / "crds/samples/sentiment-tensorrt.yaml"
 NAME = "sentiment-tensorrt"
+"""The sample's, and its file's."""
 
 
 def wish() -> dict[str, Any]:
     """The sample, of the model that is here: its own is on the Hugging Face Hub."""
-    bert: dict[str, Any] = yaml.safe_load(SAMPLE.read_text(encoding="utf-8"))
+    bert = berts.sample(NAME)
     (model,) = bert["spec"]["models"]
     model["build"] |= {"task": "feature-extraction", "maxSequenceLength": 64, "sequenceBuckets": [32, 64]}
     model["versions"][0]["source"] = {"pvc": {"claimName": "models", "path": "all-MiniLM-L6-v2"}}
@@ -30,7 +28,7 @@ def wish() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def waiting(kube: Kube) -> dict[str, Any]:
     """The BertDeployment once it waits for a GPU."""
-    kube.kubectl("apply", "--dry-run=server", "-f", str(SAMPLE))
+    kube.kubectl("apply", "--dry-run=server", "-f", str(berts.SAMPLES / f"{NAME}.yaml"))
     kube.apply(wish())
 
     def look() -> dict[str, Any] | None:

@@ -132,7 +132,7 @@ def endpoint(server: str, address: str, model: str, ids: Ids, version: int = 1) 
 
 
 def source_model(
-    kube: Kube, pod: str, folder: str, task: str, requests: Sequence[Ids], *, framework: str = "pytorch"
+    kube: Kube, pod: str, folder: str, task: str, requests: Sequence[Ids], *, framework: str
 ) -> list[dict[str, Any]]:
     """What the source model answers to each request, computed in its own framework by a pod that mounts it.
 
