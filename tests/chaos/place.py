@@ -56,6 +56,8 @@ class Place:
     settings: Mapping[str, Any] = field(default_factory=lambda: SETTINGS)
     owners: dict[str, None] = field(default_factory=dict)
     """UIDs of every BertDeployment there ever was."""
+    deleted: dict[str, float] = field(default_factory=dict)
+    """UID of each BertDeployment that was deleted here -> when that was asked for."""
     revive: bool = True
     """Whether a killed operator is started anew at once."""
     kills: int = 0
@@ -133,7 +135,9 @@ class Place:
 
     async def delete(self, kind: str, name: str) -> None:
         """Delete an object and, in the background, what it owns."""
-        await self.lab.api.sure("DELETE", self.path(kind, name), {"propagationPolicy": "Background"})
+        asked = time.monotonic()
+        answer = await self.lab.api.sure("DELETE", self.path(kind, name), {"propagationPolicy": "Background"})
+        self.deleted[answer.get("details", {}).get("uid", "")] = asked
 
     async def get(self, kind: str, name: str) -> dict[str, Any] | None:
         """One object; None if there is none."""
@@ -171,7 +175,7 @@ class Place:
         return state.counted(
             (verb, one.call.resource, state.replaced(one.name, self.owners))
             for one in self.done()
-            if (verb := _verb(one)) and one.call.resource != "events"
+            if (verb := _verb(one)) and one.call.resource != "events" and not orphaned(one, self.deleted)
         )
 
     async def until(self, check: Callable[[], bool], what: str, seconds: float = 60.0) -> float:
@@ -251,6 +255,15 @@ class Place:
                     return max(0.0, time.monotonic() - began - self.quiet_seconds)
             await asyncio.sleep(POLL)
         raise NeverError(f"not within {limit:.0f} s: {missing}")
+
+
+def orphaned(exchange: Exchange, deleted: Mapping[str, float]) -> bool:
+    """Whether it is a child of nobody: written when all its owners had been deleted.
+
+    The garbage collector may take a child before the operator's watch tells it of the owner's end; what it makes in
+    that moment is collected, too. What stays is found among the leftovers.
+    """
+    return bool(exchange.owners) and all(deleted.get(uid, exchange.at) < exchange.at for uid in exchange.owners)
 
 
 def _verb(exchange: Exchange) -> str:

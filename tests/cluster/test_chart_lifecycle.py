@@ -77,7 +77,7 @@ def test_notes_name_the_next_three_commands(api: KubeApi, notes: str) -> None:
     assert f"kubectl rollout status -n {SYSTEM} deployment/{RELEASE}" in notes
     assert "kubectl get bertd -A -o wide --watch" in notes
     manifest = notes.split("<<EOF\n")[1].split("     EOF")[0]
-    waited = api.kubectl("wait", "--for=condition=Established", "crd", *CRDS, "--timeout=30s")
+    waited = api.kubectl("wait", "--for=condition=Established", "crd", *CRDS, "--timeout=120s")
     assert waited.returncode == 0, waited.stderr
     applied = api.kubectl("apply", "-n", TEAM, "--dry-run=server", "-f", "-", stdin=manifest)
     assert applied.returncode == 0, applied.stderr

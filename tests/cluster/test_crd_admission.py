@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 NAMESPACE = "crd-tests"
 BERTS = f"/apis/bertops.dev/v1alpha1/namespaces/{NAMESPACE}/bertdeployments"
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"
-SECONDS_UNTIL_SERVED = 30
+SECONDS_UNTIL_SERVED = 120
 SAMPLES = sorted((ROOT / "crds/samples").glob("*.yaml"))
 
 
@@ -27,7 +27,7 @@ SAMPLES = sorted((ROOT / "crds/samples").glob("*.yaml"))
 def _crds(api: KubeApi) -> Iterator[None]:
     applied = api.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     assert applied.returncode == 0, applied.stderr
-    waited = api.kubectl("wait", "--for=condition=Established", "crd", "bertdeployments.bertops.dev", "--timeout=30s")
+    waited = api.kubectl("wait", "--for=condition=Established", "crd", "bertdeployments.bertops.dev", "--timeout=120s")
     assert waited.returncode == 0, waited.stderr
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     # Established comes a moment before the endpoint serves the new schema.
@@ -243,7 +243,7 @@ def test_autoscalers_find_the_selector(api: KubeApi) -> None:
 def test_kubectl_wait_works(api: KubeApi) -> None:
     _create(api, spec_corpus.good())
     _write_status(api, _status())
-    waited = api.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "bertd/minilm", "--timeout=10s")
+    waited = api.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "bertd/minilm", "--timeout=60s")
     assert waited.returncode == 0, waited.stderr
 
 

@@ -22,7 +22,7 @@ ARTIFACTS = f"/apis/bertops.dev/v1alpha1/namespaces/{NAMESPACE}/bertartifacts"
 def _crds(api: KubeApi) -> Iterator[None]:
     applied = api.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     assert applied.returncode == 0, applied.stderr
-    waited = api.kubectl("wait", "--for=condition=Established", "crd", "bertartifacts.bertops.dev", "--timeout=30s")
+    waited = api.kubectl("wait", "--for=condition=Established", "crd", "bertartifacts.bertops.dev", "--timeout=120s")
     assert waited.returncode == 0, waited.stderr
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     yield

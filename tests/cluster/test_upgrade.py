@@ -64,7 +64,7 @@ def test_what_it_says_keeps_to_the_conventions(upgraded: Upgrade) -> None:
 def test_kubectl_waits_for_what_it_says(api: KubeApi, namespace: str, upgraded: Upgrade) -> None:
     assert upgraded.after.berts
     for condition in ("Built", "UpToDate=false"):
-        waited = api.kubectl("wait", "-n", namespace, f"--for=condition={condition}", "bertd", "--all", "--timeout=10s")
+        waited = api.kubectl("wait", "-n", namespace, f"--for=condition={condition}", "bertd", "--all", "--timeout=60s")
         assert waited.returncode == 0, waited.stderr
 
 

@@ -124,7 +124,7 @@ def _serve_hub(kube: Kube, image: str, model: Path) -> None:
     here.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": _hub_pod(image, model.name)})
     service = {"selector": labels, "ports": [{"port": 8000}]}
     here.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service})
-    here.kubectl("wait", "pod/hub", "--for=condition=Ready", "--timeout=120s")
+    here.kubectl("wait", "pod/hub", "--for=condition=Ready", "--timeout=360s")
 
 
 def _hub_pod(image: str, model: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def test_uninstalled_nothing_is_stuck(kube: Kube, served: dict[str, Any]) -> Non
     kube.apply(berts.minilm("building", storage={"size": "1Gi", "retentionPolicy": "Delete"}))
     wait_for("its Job and its claim", lambda: kube.list("jobs") and kube.get("pvc", "building-store"), seconds=60)
     kube.helm("uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait")
-    kube.kubectl("delete", "bertd", "minilm", "building", "--wait=true", "--timeout=30s")
+    kube.kubectl("delete", "bertd", "minilm", "building", "--wait=true", "--timeout=120s")
 
     def left() -> str:
         return kube.kubectl("get", "deploy,rs,svc,cm,job,pod,pvc", "-o", "name", "-l", berts.OURS)

@@ -138,7 +138,7 @@ def test_pods_on_two_nodes_reach_each_other_by_name_and_move_on_a_drain(pair: tu
         )
         assert asked.strip() == "200"
     first, second = (node["metadata"]["name"] for node in kube.list("nodes"))
-    kube.kubectl("drain", first, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")
+    kube.kubectl("drain", first, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=180s")
     wait_for("both pods on the other node", lambda: _nodes_of_pods(kube) == [second, second], seconds=60)
 
 

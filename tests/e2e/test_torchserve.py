@@ -105,7 +105,7 @@ def test_only_inference_and_metrics_can_be_reached(kube: Kube, served: dict[str,
     path = served["status"]["endpoint"]["metrics"].partition(":8082")[2]
     with (
         kube.port_forward(f"service/{NAME}", 8082) as address,
-        urllib.request.urlopen(f"http://{address}{path}", timeout=10) as reply,
+        urllib.request.urlopen(f"http://{address}{path}", timeout=60) as reply,
     ):
         assert 'ts_inference_requests_total{model_name="sentiment"' in reply.read().decode()
 

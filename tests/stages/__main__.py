@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -138,23 +137,26 @@ def _paths() -> dict[str, str]:
 
 
 def _test() -> int:
-    steps = [*_ground(), *_unhurried(), *_servers(), *_end_to_end()]
+    steps = [*_ground(), *_beside(), *_end_to_end()]
     results, seconds = _run(steps, "test")
     return _summary(results, seconds)
 
 
-def _unhurried() -> list[Step]:
-    """What has no deadlines of its own: it fills the processor whenever the steps with deadlines wait."""
+def _beside() -> list[Step]:
+    """Three queues beside the end-to-end tests: more at once would not end sooner, only let all wait for a processor.
+
+    But for the campaign: it waits for seconds, so it comes when the end-to-end tests leave it room.
+    """
     s3 = f"{s3_server.folder(cache())}:/s3"
-    steps = [
+    triton = {"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")}
+    return [
         Step(name="check", command=["make", "--no-print-directory", "check"], after=("venv",)),
-        Step(name="unit", command=[*_pytest(), "tests/unit"], after=("venv",)),
-        # The chart's golden files need helm.
-        Step(name="golden", command=[*_pytest(), "tests/golden"], after=("venv", "binaries")),
+        Step(name="unit", command=[*_pytest(), "tests/unit"], after=("venv",), behind=("check",)),
         Step(
             name="build",
             command=_tool("images", "run", "--mount", s3, "pytorch", *_INSIDE, "tests/build"),
             after=("images", "s3server"),
+            behind=("unit",),
         ),
         Step(
             name="build-tensorflow",
@@ -162,19 +164,7 @@ def _unhurried() -> list[Step]:
             after=("images",),
             behind=("build",),
         ),
-    ]
-    return [replace(step, background=True) for step in steps]
-
-
-def _archives() -> list[str]:
-    return [str(catalog.image(name).archive(Cache.from_environment())) for name in catalog.DOCKERFILES]
-
-
-def _servers() -> list[Step]:
-    """Beside the end-to-end tests, which decide how long all takes; but for the campaign, which waits for seconds."""
-    triton = {"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")}
-    return [
-        Step(name="cluster", command=[*_pytest(), "tests/cluster"], after=("venv", "binaries"), background=True),
+        Step(name="cluster", command=[*_pytest(), "tests/cluster"], after=("venv", "binaries")),
         _down("apitests", "cluster"),
         # What a loaded machine makes late isn't what it is here for.
         Step(
@@ -194,24 +184,22 @@ def _servers() -> list[Step]:
             name="triton",
             command=[*_pytest(), "-m", "e2e", "tests/triton"],
             after=("triton-server", "images"),
-            background=True,
             env=triton,
         ),
-        Step(
-            name="torchserve",
-            command=_tool("support.real_torchserve"),
-            after=("images",),
-            behind=("triton",),
-            background=True,
-        ),
+        Step(name="torchserve", command=_tool("support.real_torchserve"), after=("images",), behind=("triton",)),
         Step(
             name="tfserving",
             command=_tool("images", "run", "tfserving-standin", *_INSIDE, "tests/tfserving"),
             after=("images",),
             behind=("torchserve",),
-            background=True,
         ),
+        # The chart's golden files need helm.
+        Step(name="golden", command=[*_pytest(), "tests/golden"], after=("venv", "binaries"), behind=("tfserving",)),
     ]
+
+
+def _archives() -> list[str]:
+    return [str(catalog.image(name).archive(Cache.from_environment())) for name in catalog.DOCKERFILES]
 
 
 def _end_to_end() -> list[Step]:

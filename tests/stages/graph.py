@@ -28,8 +28,6 @@ class Step:
     """Its output goes to the terminal (one at a time, please), not to a log."""
     always: bool = False
     """Runs even if an earlier step failed: cleaning up."""
-    background: bool = False
-    """Leaves the processor to other steps while they want it: for what nobody waits for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +94,11 @@ class Runner:
 
     async def _execute(self, step: Step, log: Path | None) -> int:
         env = {**os.environ, **step.env}
-        command = ["nice", *step.command] if step.background else step.command
         if log is None:
-            return await _ended(await asyncio.create_subprocess_exec(*command, env=env, start_new_session=True))
+            return await _ended(await asyncio.create_subprocess_exec(*step.command, env=env, start_new_session=True))
         with log.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
-                *command,
+                *step.command,
                 env=env,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=file,

@@ -18,4 +18,4 @@ def find() -> str | None:
 
 def run(helm: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run it; the caller looks at its returncode and at what it printed."""
-    return subprocess.run([helm, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([helm, *arguments], capture_output=True, text=True, check=False, timeout=300)

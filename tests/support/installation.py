@@ -120,7 +120,7 @@ def loader_pod(kube: Kube, image: str, claim: str, name: str) -> Iterator[str]:
     """A pod that mounts a claim at /data and waits to be told what to do; its name."""
     kube.apply(_loader(name, claim, image))
     try:
-        kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
+        kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=360s")
         yield name
     finally:
         kube.kubectl("delete", "pod", name, "--grace-period=1", "--wait=true")

@@ -14,6 +14,8 @@ import yaml
 
 T = TypeVar("T")
 POLL_SECONDS: Final = 0.8
+LOADED: Final = 3
+"""Times as long as on a machine at rest is waited before something counts as never coming: other tiers run, too."""
 """A look is a kubectl, which costs a tenth of a second of a processor."""
 
 
@@ -89,7 +91,7 @@ class Kube:
         """
         wanted = f"--for=condition={condition}={status}"
         try:
-            self.kubectl("wait", kind, name, wanted, f"--timeout={seconds:.0f}s")
+            self.kubectl("wait", kind, name, wanted, f"--timeout={seconds * LOADED:.0f}s")
         except CommandError as error:
             seen = (self.get(kind, name) or {}).get("status")
             raise TooLate(f"{kind}/{name} {condition}={status}: {error}; last seen: {seen}") from error
@@ -114,15 +116,15 @@ def wait_for(what: str, look: Callable[[], T | None], *, seconds: float, seen: C
     """Look until something is there.
 
     Raises:
-        TooLate: it isn't, after `seconds`; the text says what was seen last.
+        TooLate: it isn't, after LOADED times `seconds`; the text says what was seen last.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * LOADED
     while True:
         found = look()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise TooLate(f"{what}: not within {seconds:.0f} s; last seen: {seen()}")
+            raise TooLate(f"{what}: not within {seconds * LOADED:.0f} s; last seen: {seen()}")
         time.sleep(POLL_SECONDS)
 
 

@@ -79,7 +79,7 @@ class KubeApi:
     def _send(self, method: str, target: str, payload: str | None, headers: dict[str, str]) -> Answer:
         if self._connection is None:
             host, port = self._address.hostname or "", self._address.port
-            self._connection = http.client.HTTPSConnection(host, port, context=self._context, timeout=30)
+            self._connection = http.client.HTTPSConnection(host, port, context=self._context, timeout=120)
         self._connection.request(method, target, payload, headers)
         response = self._connection.getresponse()
         body = response.read()
@@ -98,7 +98,7 @@ class KubeApi:
     def _tool(self, *command: str, stdin: str | None) -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, "PATH": self._path, "KUBECONFIG": str(self.kubeconfig)}
         return subprocess.run(
-            command, input=stdin, env=environment, capture_output=True, text=True, check=False, timeout=120
+            command, input=stdin, env=environment, capture_output=True, text=True, check=False, timeout=300
         )
 
 

@@ -22,7 +22,7 @@ from support.forked_operator import ForkedOperator
 from support.kube_api import APPLY, KubeApi
 
 ROOT: Final = Path(__file__).parents[2]
-DEADLINE: Final = 60.0
+DEADLINE: Final = 180.0
 QUIET: Final = 0.5
 """Seconds without a reconcile that count as rest."""
 RULES: Final = (

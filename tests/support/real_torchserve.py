@@ -28,7 +28,7 @@ ROOT: Final = Path(__file__).parents[2]
 ARTIFACTS: Final = "/artifacts"
 """Where the tests find the archives."""
 HANDLER: Final = ROOT / "build_jobs/bert_build/handlers/torchserve"
-_START_SECONDS: Final = 120
+_START_SECONDS: Final = 400
 
 
 @dataclass(frozen=True, kw_only=True)

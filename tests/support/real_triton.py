@@ -36,7 +36,7 @@ _HANDLER: Final = _BUILD_JOBS / "bert_build/handlers/onnxruntime_python/model.py
 _LOCK: Final = _BUILD_JOBS / "triton-cpu-requirements.txt"
 _WHEEL_PYTHON: Final = (3, 11)
 """The Python of the image: the lock and the backend's stub are for it."""
-_START_SECONDS: Final = 60
+_START_SECONDS: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Running:
 
     def get(self, path: str, port: str = "http") -> str:
         """Body of a GET; an HTTP error raises."""
-        with urllib.request.urlopen(f"http://localhost:{self.ports[port]}{path}", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://localhost:{self.ports[port]}{path}", timeout=60) as reply:
             body: bytes = reply.read()
         return body.decode()
 
@@ -67,7 +67,7 @@ class Running:
         url = f"http://localhost:{self.ports['http']}{path}"
         request = urllib.request.Request(url, json.dumps(body).encode(), method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - http
+            with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - http
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -187,7 +187,7 @@ def wait_until_ready(server: Running, seconds: float = _START_SECONDS) -> None:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(timeout=45)
+        process.wait(timeout=150)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -55,7 +55,7 @@ def running(
     finally:
         if process.stdin is not None:
             process.stdin.close()
-        process.wait(timeout=90)
+        process.wait(timeout=250)
 
 
 def main(command: Sequence[str]) -> int:
@@ -67,7 +67,7 @@ def main(command: Sequence[str]) -> int:
         with subprocess.Popen([*command, backends], env=own, stdin=subprocess.DEVNULL) as server:
             sys.stdin.read()
             server.send_signal(signal.SIGTERM)
-            return server.wait(timeout=60)
+            return server.wait(timeout=200)
 
 
 def _backends(folder: Path) -> Path:

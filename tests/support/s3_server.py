@@ -28,7 +28,7 @@ ACCESS_KEY: Final = "test-access"
 SECRET_KEY: Final = "test-secret-key"  # noqa: S105 - of this test's server
 PROGRAM: Final = "s3server"
 _MODULE: Final = Path(__file__).parents[1] / "s3server"
-_START_SECONDS: Final = 20.0
+_START_SECONDS: Final = 100.0
 _FLAGS: Final = ("-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false", "-ldflags=-s -w")
 """Those of localcluster: what both use is compiled once."""
 
@@ -88,7 +88,7 @@ class S3Server:
         self._ask("PUT", f"/{bucket}/{key}", content, headers or {})
 
     def _ask(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
-        with contextlib.closing(http.client.HTTPConnection(self.address, timeout=20)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(self.address, timeout=60)) as connection:
             connection.request(method, path, body, signed(method, self.address, path, body, headers))
             reply = connection.getresponse()
             text = reply.read()

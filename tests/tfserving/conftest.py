@@ -24,7 +24,7 @@ from support import forked_standin
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/tfserving"
-_START_SECONDS = 120
+_START_SECONDS = 300
 collect_ignore_glob = [] if importlib.util.find_spec("tensorflow") else ["test_*.py"]
 
 

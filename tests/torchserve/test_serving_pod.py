@@ -50,7 +50,7 @@ def verify(scene: Scene, log: Path, port: int, **folders: Path) -> Iterator[subp
 
 
 def wait_for_ready(port: int, process: subprocess.Popen[str]) -> dict[str, Any]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"http://localhost:{port}/ready", timeout=5) as reply:
@@ -94,7 +94,7 @@ def test_an_answer_that_is_not_the_source_models_is_told(scene: Scene, tmp_path:
     other = changed(scene.folders["/models/sentiment/2"], tmp_path / "changed", marker)
 
     with verify(scene, tmp_path / "log", real_torchserve._free_port(), sentiment_2=other) as process:
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=240)
 
     assert process.returncode == 1, said
     failure = BuildFailure.model_validate_json((tmp_path / "log").read_text())
@@ -120,7 +120,7 @@ def test_a_model_that_does_not_load_never_turns_ready_although_ping_says_healthy
     scratch = tmp_path / "server"
     scratch.mkdir()
     with real_torchserve.running(container, folders, scratch) as server:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while "Failed to load model sentiment" not in server.log.read_text(errors="replace"):
             if "PytorchStreamReader" in server.log.read_text(errors="replace"):
                 break
@@ -137,7 +137,7 @@ def test_a_missing_archive_ends_the_container(scene: Scene, tmp_path: Path) -> N
     scratch.mkdir()
     folders = scene.folders | {"/models/sentiment/2": tmp_path}
     with real_torchserve.running(scene.told, folders, scratch) as server:
-        assert server.process.wait(timeout=60) == 1
+        assert server.process.wait(timeout=240) == 1
     assert "TorchServe can't start" in server.log.read_text()
 
 
@@ -152,12 +152,12 @@ def test_sigterm_ends_it_within_the_grace_of_the_pod(scene: Scene) -> None:
     workers = server.workers()
     server.process.send_signal(signal.SIGTERM)
     began = time.monotonic()
-    assert server.process.wait(timeout=30) == 143
+    assert server.process.wait(timeout=240) == 143
     seconds = time.monotonic() - began
     print(f"ended after {seconds:.1f} s")
     assert seconds < 12
     # In a pod they would end with process 1.
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while any(_alive(pid) for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)

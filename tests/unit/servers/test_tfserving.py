@@ -180,7 +180,7 @@ class TestProbes:
 
     def ask(self, probe: Any, port: int) -> "subprocess.CompletedProcess[str]":
         command = [str(port) if word == "8501" else word for word in probe["exec"]["command"]]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     def test_ready_means_every_version_of_every_model(self, statuses: dict[str, int], port: int) -> None:
         made = serve(tfserving.model("sentiment", 1, 2), tfserving.model("toxic"))

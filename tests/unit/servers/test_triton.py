@@ -101,7 +101,7 @@ def test_arguments_reach_the_server_untouched_by_the_shell(make: Make, tmp_path:
     echo.chmod(0o755)
     command = [text.replace("/opt/tritonserver/bin/tritonserver", str(echo)) for text in made.command]
 
-    done = subprocess.run([*command, *made.args], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=30)
+    done = subprocess.run([*command, *made.args], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=240)
 
     lines = done.stdout.splitlines()
     assert lines[2:] == list(made.args)

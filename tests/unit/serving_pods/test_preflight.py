@@ -175,7 +175,7 @@ def test_it_needs_neither_torch_nor_numpy() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=240,
         env={"PYTHONPATH": ":".join(sys.path)},
     )
 

@@ -56,14 +56,6 @@ async def test_what_comes_behind_a_step_waits_for_its_end_and_runs_though_it_fai
     assert [(r.name, r.code) for r in results] == [("behind", 0), ("bad", 1)]
 
 
-async def test_a_background_step_leaves_the_processor_to_the_others(tmp_path: Path) -> None:
-    code = "import os; print(os.nice(0))"
-    steps = [python("front", code), replace(python("back", code), background=True)]
-    await Runner(steps, tmp_path, io.StringIO()).run()
-    front, back = (int((tmp_path / f"{step.name}.log").read_text()) for step in steps)
-    assert back == min(front + 10, 19)
-
-
 async def test_told_to_stop_it_takes_everything_along_that_it_started(tmp_path: Path) -> None:
     pipe = tmp_path / "open as long as a process of the step lives"
     os.mkfifo(pipe)
