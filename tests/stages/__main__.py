@@ -143,20 +143,20 @@ def _test() -> int:
 
 
 def _beside() -> list[Step]:
-    """Three queues beside the end-to-end tests: more at once would not end sooner, only let all wait for a processor.
+    """A few queues beside the end-to-end tests: more at once would not end sooner, only let all wait for a processor.
 
-    But for the campaign: it waits for seconds, so it comes when the end-to-end tests leave it room.
+    The campaign waits for seconds, so it comes when the end-to-end tests leave it room.
     """
     s3 = f"{s3_server.folder(cache())}:/s3"
     triton = {"BERTOPS_TRITON_ROOT": str(_triton() / "lib/python3.11/site-packages/pytriton/tritonserver")}
     return [
         Step(name="check", command=["make", "--no-print-directory", "check"], after=("venv",)),
-        Step(name="unit", command=[*_pytest(), "tests/unit"], after=("venv",), behind=("check",)),
+        Step(name="unit", command=[*_pytest(), "tests/unit"], after=("venv",)),
         Step(
             name="build",
             command=_tool("images", "run", "--mount", s3, "pytorch", *_INSIDE, "tests/build"),
             after=("images", "s3server"),
-            behind=("unit",),
+            behind=("check",),
         ),
         Step(
             name="build-tensorflow",
@@ -194,7 +194,7 @@ def _beside() -> list[Step]:
             behind=("torchserve",),
         ),
         # The chart's golden files need helm.
-        Step(name="golden", command=[*_pytest(), "tests/golden"], after=("venv", "binaries"), behind=("tfserving",)),
+        Step(name="golden", command=[*_pytest(), "tests/golden"], after=("venv", "binaries"), behind=("unit",)),
     ]
 
 
