@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from chaos import crash, crowd, errors, fresh, partition, properties, storm, travel, unseen
+from chaos import crash, crowd, errors, fresh, partition, programs, properties, storm, travel, unseen
 from chaos.place import Lab
 from chaos.stories import Reference, Result
 from chaos.workloads import WORKLOADS, Workload
@@ -19,9 +19,9 @@ _LONG: Final = {
     "R11": (unseen.run, unseen.end),
 }
 """Held against their last spec, created afresh."""
-_CROWDS: Final = {"R4": properties.run, "R6": crowd.run, "R13": crowd.run}
-_LONE: Final = frozenset({"R13"})
-FAMILIES: Final = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R11", "R13")
+_UNCOMPARED: Final = {"R4": properties.run, "R6": crowd.run, "R10": programs.run, "R12": programs.run, "R13": crowd.run}
+_LONE: Final = frozenset({"R10", "R12", "R13"})
+FAMILIES: Final = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R11", "R12", "R13")
 
 
 def workload(plan: str) -> str | None:
@@ -53,14 +53,15 @@ def stories_of(references: dict[str, Reference]) -> list[str]:
 
 def others() -> list[str]:
     """All other plans. The longest come first: the last ones would run alone."""
-    plans = [*crowd.plans(), *partition.plans(), *properties.plans(), *travel.plans(), *unseen.plans(), *storm.plans()]
+    makers = (crowd, partition, properties, travel, unseen, storm, programs)
+    plans = [plan for maker in makers for plan in maker.plans()]
     return sorted(plans, key=lambda plan: not plan.startswith(("R6", "R8", "R9")))
 
 
 async def run(lab: Lab, plan: str, namespace: str, reference: Reference | None) -> Result:
     """Carry one plan out."""
     family = plan.split("/", maxsplit=1)[0]
-    if family in _CROWDS:
-        return await _CROWDS[family](lab, plan, namespace)
+    if family in _UNCOMPARED:
+        return await _UNCOMPARED[family](lab, plan, namespace)
     runs: dict[str, Callable[..., Awaitable[Result]]] = {**STORIES, **{key: one for key, (one, _) in _LONG.items()}}
     return await runs[family](lab, plan, namespace, reference)

@@ -63,22 +63,27 @@ def code_hash() -> str:
 
 
 @contextlib.contextmanager
-def control_plane() -> Iterator[Path]:
-    """The kubeconfig of a cluster that is taken down afterwards, unless it was up before."""
+def control_plane(name: str = CLUSTER, *more: str) -> Iterator[Path]:
+    """The kubeconfig of a cluster that is taken down afterwards, unless it was up before.
+
+    Args:
+        name: localcluster's.
+        more: options of its `up`.
+    """
     if given := os.environ.get("BERTOPS_TEST_KUBECONFIG"):
         yield Path(given)
         return
     try:
-        localcluster("status", "--name", CLUSTER)
+        localcluster("status", "--name", name)
         was_up = True
     except subprocess.CalledProcessError:
         was_up = False
-    kubeconfig = Path(localcluster("up", "--name", CLUSTER, "--control-plane-only"))
+    kubeconfig = Path(localcluster("up", "--name", name, "--control-plane-only", *more))
     try:
         yield kubeconfig
     finally:
         if not was_up:
-            localcluster("down", "--name", CLUSTER)
+            localcluster("down", "--name", name)
 
 
 @asynccontextmanager

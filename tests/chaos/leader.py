@@ -8,11 +8,9 @@ own, and the log names tokens. All times are of one machine.
 import argparse
 import base64
 import json
-import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,9 +26,10 @@ from uuid import uuid4
 
 import yaml
 
+from chaos.lab import control_plane
 from stages.__main__ import cache
 from support.kube_api import KubeApi
-from support.operator_process import ROOT, OperatorProcess, eventually, install_crds, operator
+from support.operator_process import OperatorProcess, eventually, install_crds, operator
 
 SMALL: Final = "support.small_operator"
 MERGE: Final = "application/merge-patch+json"
@@ -274,7 +273,8 @@ def _token_id(kubeconfig: Path) -> str:
 
 def summary(rounds: list[Round]) -> dict[str, Any]:
     """R10's figures; seconds are from the fault to the next leader's first write."""
-    said: dict[str, Any] = {"plans": len(rounds), "failed": sum(bool(one.problems) for one in rounds)}
+    said: dict[str, Any] = {"rounds": len(rounds), "failed": sum(bool(one.problems) for one in rounds)}
+    said["problems"] = [f"{one.fault}: {problem}" for one in rounds for problem in one.problems]
     said["writes_by_non_holder"] = sum("wrote" in problem for one in rounds for problem in one.problems)
     for fault in ("killed", "told", "stopped"):
         seconds = [one.seconds for one in rounds if one.fault == fault]
@@ -291,25 +291,6 @@ def faults(rounds: int, pauses: int, seed: int) -> list[str]:
     return wanted
 
 
-@contextmanager
-def control_plane(name: str) -> Iterator[tuple[Path, Path]]:
-    """Kubeconfig and audit log of a cluster; it is taken down unless it was up before."""
-    was_up = _localcluster("status", "--name", name, check=False) is not None
-    kubeconfig = _localcluster("up", "--name", name, "--control-plane-only", "--audit")
-    try:
-        yield Path(str(kubeconfig)), cache() / "clusters" / name / "logs" / "audit.log"
-    finally:
-        if not was_up:
-            _localcluster("down", "--name", name)
-
-
-def _localcluster(*arguments: str, check: bool = True) -> str | None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    command = [sys.executable, "-m", "localcluster", *arguments]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=check)
-    return None if done.returncode else (done.stdout.splitlines() or [""])[-1]
-
-
 def main() -> int:
     """Exit status: 1 if a round failed."""
     parser = argparse.ArgumentParser(prog="python3 -m chaos.leader", description=__doc__)
@@ -322,7 +303,8 @@ def main() -> int:
     parser.add_argument("--cluster", default="leader", help="localcluster's name (default: %(default)s)")
     chosen = parser.parse_args()
     began, wanted = time.monotonic(), faults(chosen.rounds, chosen.pauses, chosen.seed)
-    with control_plane(chosen.cluster) as (kubeconfig, audit), tempfile.TemporaryDirectory() as scratch:
+    audit = cache() / "clusters" / chosen.cluster / "logs" / "audit.log"
+    with control_plane(chosen.cluster, "--audit") as kubeconfig, tempfile.TemporaryDirectory() as scratch:
         with KubeApi(kubeconfig) as api:
             install_crds(api)
         shards = [
@@ -337,9 +319,6 @@ def main() -> int:
         with ThreadPoolExecutor(len(shards)) as pool:
             parts = pool.map(lambda at: shards[at].run(wanted[at :: len(shards)]), range(len(shards)))
             rounds = [one for part in parts for one in part]
-    for one in rounds:
-        for problem in one.problems:
-            print(f"{one.fault}: {problem}", file=sys.stderr)
     print(json.dumps({"R10": summary(rounds) | {"seconds": round(time.monotonic() - began)}}))
     return 1 if any(one.problems for one in rounds) else 0
 

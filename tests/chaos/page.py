@@ -32,8 +32,12 @@ MEANINGS: Final = {
     "`/readyz` says 503 within 120 s where nothing gets through.",
     "R9": "A partition of 80 s, changes meanwhile, etcd compacted, the API server's own memory overrun: 410 Gone is "
     "really answered, everything is listed anew, no change is lost.",
+    "R10": "Two operators and one Lease, four pairs at once: the leader is killed 20 times, told to end 20 times, and "
+    "stopped for 30 s 4 times, as a frozen machine stops it. The next one writes within 20 s, after an orderly end "
+    "within 3 s, and whoever doesn't hold the Lease writes nothing: the API server's audit log is the witness.",
     "R11": "The operator is away while children are deleted and edited, Jobs end, and specs change. 30 s after it is "
     "back all is as it should be, and no serving pod was replaced that needn't be.",
+    "R12": "The operator is upgraded under 50 BertDeployments that serve: no pod template changes, no pod is replaced.",
     "R13": "200 BertDeployments in any state are deleted at once, also with the operator dead: nothing but claims and "
     "records of artifacts is left after 60 s.",
 }
@@ -52,6 +56,14 @@ _SHOWN: Final[dict[str, tuple[str, Callable[[Iterable[Any]], float]]]] = {
     "relisted_s": ("until listed anew, s", max),
     "gone_s": ("slowest until all were gone, s", max),
     "gone": ("watches told 410 Gone", sum),
+    "rounds": ("rounds", sum),
+    "killed_s": ("next write after a kill, s at most", max),
+    "told_s": ("after an orderly end, s at most", max),
+    "stopped_s": ("after a stop, s at most", max),
+    "writes_by_non_holder": ("writes by one that didn't hold the Lease", sum),
+    "resources": ("BertDeployments", max),
+    "pod_template_changes": ("pod templates changed", sum),
+    "pods_replaced": ("pods replaced", sum),
 }
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
-from chaos.lab import control_plane
+from chaos.lab import CLUSTER, control_plane
 from support.kube_api import KubeApi
 from support.operator_process import install_crds
 from support.upgrade import upgrade
@@ -21,9 +21,14 @@ def main() -> int:
     """Exit status: 1 if the upgrade disturbed anything."""
     parser = argparse.ArgumentParser(prog="python3 -m chaos.upgrade", description=__doc__)
     parser.add_argument("--resources", type=int, default=50, help="live BertDeployments (default: %(default)s)")
+    parser.add_argument("--cluster", default=CLUSTER, help="localcluster's name (default: %(default)s)")
     chosen = parser.parse_args()
     began, namespace = time.monotonic(), f"upgrade-{uuid4().hex[:8]}"
-    with control_plane() as kubeconfig, KubeApi(kubeconfig) as api, tempfile.TemporaryDirectory() as scratch:
+    with (
+        control_plane(chosen.cluster) as kubeconfig,
+        KubeApi(kubeconfig) as api,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         install_crds(api)
         api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
         try:
@@ -31,11 +36,10 @@ def main() -> int:
         finally:
             api.request("DELETE", f"/api/v1/namespaces/{namespace}")
     disturbed = done.disturbed()
-    for what in disturbed:
-        print(what, file=sys.stderr)
     figures = {
         "plans": 1,
         "failed": int(bool(disturbed)),
+        "problems": disturbed,
         "resources": chosen.resources,
         "pod_template_changes": sum("Deployment" in what for what in disturbed),
         "pods_replaced": len({*done.before.pods.items()} - {*done.after.pods.items()}),

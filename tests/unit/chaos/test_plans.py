@@ -2,7 +2,7 @@
 
 import pytest
 
-from chaos import families, storm
+from chaos import families, programs, storm
 from chaos.__main__ import SUBSET
 from chaos.calls import Call
 from chaos.place import orphaned
@@ -56,3 +56,9 @@ def test_what_was_made_for_a_deleted_owner_counts_as_nobodys(owners: tuple[str, 
         call=Call(verb="apply", resource="services", name="first"), write=1, at=at, status=201, owners=owners
     )
     assert orphaned(made, {"gone": 4.0}) is lost
+
+
+def test_what_a_program_of_its_own_found_is_the_plans_end() -> None:
+    said = {"rounds": 44, "failed": 1, "problems": ["killed: late"], "killed_seconds": {"rounds": 20, "max": 25.5}}
+    found = programs.result("R10/killed-told-stopped", said)
+    assert (found.problems, found.measured) == (["killed: late"], {"killed_s": 25.5, "rounds": 44})
