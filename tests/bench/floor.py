@@ -15,9 +15,10 @@ from urllib.parse import quote
 
 import aiohttp
 import kopf
-from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import load_kube_config
+
+from bench.health import ready
 
 GROUP = "bertops.dev"
 APPLY = "application/apply-patch+yaml"
@@ -40,7 +41,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.scanning.disabled = True
     TEMPLATES[:] = json.loads(Path(os.environ["BENCH_CHILDREN"]).read_text())  # noqa: ASYNC240 - before there is work
     memo.configuration = Configuration()
-    await load_kube_config(config_file=os.environ["KUBECONFIG"], client_configuration=memo.configuration)
+    await load_kube_config(config_file=os.environ["KUBECONFIG"], client_configuration=memo.configuration)  # type: ignore[no-untyped-call]
     header = await memo.configuration.get_api_key_with_prefix("BearerToken")
 
     tls = ssl.create_default_context(cafile=memo.configuration.ssl_ca_cert)
@@ -50,15 +51,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
         headers={"Authorization": header, "User-Agent": "floor"},
     )
     memo.token = header.split(" ", 1)[1]
-    app = web.Application()
-    app.add_routes([web.get("/readyz", _ready), web.get("/metrics", _ready)])
-    memo.runner = web.AppRunner(app, access_log=None)
-    await memo.runner.setup()
-    await web.TCPSite(memo.runner, "127.0.0.1", int(os.environ["BERTOPS_HEALTH_PORT"])).start()
-
-
-async def _ready(_: web.Request) -> web.Response:
-    return web.Response(text="")
+    memo.runner = await ready()
 
 
 @kopf.on.cleanup()
@@ -81,7 +74,7 @@ async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
 async def event(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
     """Apply all children at once, then the status."""
     bert = event["object"]
-    metadata = bert["metadata"]
+    metadata: dict[str, Any] = {**bert["metadata"]}  # kopf's type of it lacks the generation
     if event["type"] == "DELETED" or (bert.get("status") or {}).get("observedGeneration") == metadata["generation"]:
         return
     suffix = metadata["uid"].replace("-", "")[:6]

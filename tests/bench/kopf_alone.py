@@ -1,10 +1,10 @@
 """kopf with a watch of BertDeployments and no handler that does anything: what the framework alone takes in memory."""
 
-import os
 from typing import Any
 
 import kopf
-from aiohttp import web
+
+from bench.health import ready
 
 
 @kopf.on.startup()
@@ -13,15 +13,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.peering.standalone = True
     settings.posting.enabled = False
     settings.scanning.disabled = True
-    app = web.Application()
-    app.add_routes([web.get("/readyz", _ready), web.get("/metrics", _ready)])
-    memo.runner = web.AppRunner(app, access_log=None)
-    await memo.runner.setup()
-    await web.TCPSite(memo.runner, "127.0.0.1", int(os.environ["BERTOPS_HEALTH_PORT"])).start()
-
-
-async def _ready(_: web.Request) -> web.Response:
-    return web.Response(text="")
+    memo.runner = await ready()
 
 
 @kopf.on.cleanup()

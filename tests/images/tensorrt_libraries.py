@@ -80,8 +80,8 @@ def _libraries(release: Release, folder: Path) -> None:
     with zipfile.ZipFile(jar) as archive:
         for entry in archive.infolist():
             if ".so" in entry.filename:
-                with archive.open(entry) as source, (libraries / Path(entry.filename).name).open("wb") as target:
-                    shutil.copyfileobj(source, target)
+                with archive.open(entry) as source, (libraries / Path(entry.filename).name).open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
 
 
 if __name__ == "__main__":

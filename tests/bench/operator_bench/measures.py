@@ -224,8 +224,9 @@ async def _update(bench: Bench, world: World, program: Program, results: Results
 async def _pods(world: World) -> list[dict[str, Any]]:
     """The serving pods, once there is one for each BertDeployment."""
     path = f"/api/v1/namespaces/{world.namespace}/pods"
+    found: list[dict[str, Any]] = []
     for _ in range(600):
-        found: list[dict[str, Any]] = (await world.api.request("GET", path))["items"]
+        found = (await world.api.request("GET", path))["items"]
         if len(found) >= len(world.generations):
             return found
         await asyncio.sleep(0.5)
