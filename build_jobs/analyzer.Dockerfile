@@ -3,8 +3,13 @@
 # PIP_CERT, PIP_INDEX_URL and the secret `ca` are for builders behind a proxy or a mirror; nobody else needs them.
 
 FROM docker.io/library/debian:trixie-slim AS venv
-RUN --mount=type=cache,id=analyzer-venv-debs,target=/var/cache/apt --mount=type=cache,id=analyzer-venv-lists,target=/var/lib/apt/lists \
-    apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-venv
+# The first lines of all our Dockerfiles on trixie are the same, so that they share these layers.
+RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3 && \
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
+RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3-venv && \
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
 COPY build_jobs/analyzer-requirements.txt /tmp/requirements.txt
 ARG PIP_CERT
 ARG PIP_INDEX_URL
@@ -18,10 +23,10 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/r
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv
 
 FROM docker.io/library/debian:trixie-slim
-RUN --mount=type=cache,id=analyzer-debs,target=/var/cache/apt --mount=type=cache,id=analyzer-lists,target=/var/lib/apt/lists \
+RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3 && \
-    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old && \
-    useradd --uid 1000 --no-log-init --no-create-home --home-dir /work --shell /usr/sbin/nologin bert
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
+RUN useradd --uid 1000 --no-log-init --no-create-home --home-dir /work --shell /usr/sbin/nologin bert
 COPY --from=venv /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=Agg
 COPY build_jobs/bert_build/handlers/no_gpu /app

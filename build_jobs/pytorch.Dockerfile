@@ -3,8 +3,13 @@
 # PIP_CERT, PIP_INDEX_URL and the secret `ca` are for builders behind a proxy or a mirror; nobody else needs them.
 
 FROM docker.io/library/debian:trixie-slim AS venv
-RUN --mount=type=cache,id=pytorch-venv-debs,target=/var/cache/apt --mount=type=cache,id=pytorch-venv-lists,target=/var/lib/apt/lists \
-    apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-venv
+# The first lines of all our Dockerfiles on trixie are the same, so that they share these layers.
+RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3 && \
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
+RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3-venv && \
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
 COPY build_jobs/pytorch-requirements.txt /tmp/requirements.txt
 ARG PIP_CERT
 ARG PIP_INDEX_URL
@@ -19,14 +24,18 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/r
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv
 
 FROM docker.io/library/debian:trixie-slim
+RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3 && \
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
 # Only torch: with Debian's own onnx or onnxruntime beside PyPI's, exports die ("unique name 'LRN'").
 # OpenBLAS: the reference BLAS that torch would take otherwise is some ninety times slower.
 # The packages' own tests are 130 MB that no job reads.
-RUN --mount=type=cache,id=pytorch-debs,target=/var/cache/apt --mount=type=cache,id=pytorch-lists,target=/var/lib/apt/lists \
-    apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-torch libopenblas0-pthread && \
+RUN --mount=type=cache,id=torch-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=torch-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3-torch libopenblas0-pthread && \
     rm -rf /usr/lib/libtorch-test && find /usr/lib/python3/dist-packages -type d -name tests -prune -exec rm -rf {} + && \
-    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old && \
-    useradd --uid 1000 --no-log-init --no-create-home --home-dir /work --shell /usr/sbin/nologin bert
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
+# Up to here all is as in torchserve.Dockerfile and triton-cpu-torch.Dockerfile: a gigabyte is built, stored and pulled once.
+RUN useradd --uid 1000 --no-log-init --no-create-home --home-dir /work --shell /usr/sbin/nologin bert
 COPY --from=venv /opt/venv /opt/venv
 # ONNX Runtime and the hub's client report home unless told not to.
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

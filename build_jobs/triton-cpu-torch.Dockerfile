@@ -4,8 +4,15 @@
 # Context: the top folder. PIP_CERT, PIP_INDEX_URL and the secret `ca` are for builders behind a proxy or a mirror.
 
 FROM docker.io/library/debian:trixie-slim AS server
-RUN --mount=type=cache,id=triton-torch-debs,target=/var/cache/apt --mount=type=cache,id=triton-torch-lists,target=/var/lib/apt/lists \
-    apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-venv libpython3.13
+# The first lines of all our Dockerfiles on trixie are the same, so that they share these layers.
+RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3 && \
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
+RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3-venv && \
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
+RUN --mount=type=cache,id=torch-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=torch-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends libpython3.13
 COPY build_jobs/triton-cpu-torch-requirements.txt /tmp/requirements.txt
 ARG PIP_CERT
 ARG PIP_INDEX_URL
@@ -21,13 +28,17 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/r
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/triton
 
 FROM docker.io/library/debian:trixie-slim
+RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3 && \
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
 # OpenBLAS: the reference BLAS that torch would take otherwise is some ninety times slower.
 # The packages' own tests are 130 MB that no server reads.
-RUN --mount=type=cache,id=triton-torch-server-debs,target=/var/cache/apt --mount=type=cache,id=triton-torch-server-lists,target=/var/lib/apt/lists \
-    apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-torch libopenblas0-pthread && \
+RUN --mount=type=cache,id=torch-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=torch-lists,sharing=locked,target=/var/lib/apt/lists \
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3-torch libopenblas0-pthread && \
     rm -rf /usr/lib/libtorch-test && find /usr/lib/python3/dist-packages -type d -name tests -prune -exec rm -rf {} + && \
-    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old && \
-    useradd --uid 1000 --no-log-init --no-create-home --home-dir /tmp --shell /usr/sbin/nologin triton
+    rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
+# Up to here all is as in pytorch.Dockerfile and torchserve.Dockerfile: a gigabyte is built, stored and pulled once.
+RUN useradd --uid 1000 --no-log-init --no-create-home --home-dir /tmp --shell /usr/sbin/nologin triton
 COPY --from=server /opt/triton /opt/triton
 RUN ln -s /opt/triton/pytriton/tritonserver /opt/tritonserver && ln -s /opt/tritonserver/bin/tritonserver /usr/local/bin/tritonserver
 # = /opt/tritonserver/backends/pytorch_python

@@ -26,6 +26,8 @@ MAX_WINDOWS: Final = 8
 _WINDOW_MILLISECONDS: Final = (500, 2000)
 _OVERHEAD_SECONDS: Final = 5.0
 """Of each point beside its windows: starting perf_analyzer, the analyzer's own turns."""
+_STEADY_PERCENTILE: Final = 95
+"""The latency that must be steady. Not the objective's: another objective chooses anew among the same points."""
 _STEADY_PERCENT: Final = 75
 """How far a window may be from the mean of the last three; a point that never gets there is lost, and on a node that
 does other work beside, the p95 of a second or two varies by half. What is reported is the mean over those windows."""
@@ -95,7 +97,7 @@ def analyzer(request: ProfileRequest, variant: AskedVariant, work: Path, inputs:
                 "parameters": {"batch_sizes": [1], "concurrency": list(request.concurrency)},
                 "perf_analyzer_flags": {
                     "input-data": str(inputs),
-                    "percentile": request.percentile,
+                    "percentile": _STEADY_PERCENTILE,
                     "measurement-mode": "time_windows",
                     "measurement-interval": window_milliseconds(request),
                     "stability-percentage": _STEADY_PERCENT,

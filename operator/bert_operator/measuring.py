@@ -165,7 +165,6 @@ def _request(case: Case, target: Target) -> ProfileRequest:
         variants=asked,
         concurrency=concurrency,
         lengths=target.lengths,
-        percentile=model.objective.percentile,
         budget_seconds=search.budget_minutes * 60,
         model_file=names.TRITON_FILES[built.report.format],
         owner=f"{case.identity.namespace}/{case.identity.name}",

@@ -217,14 +217,19 @@ class Proxy:
                 await asyncio.sleep(fault.seconds)
                 return await self._forward(request, exchange, body)
             case "cut":
-                await self._ask(request, exchange, body)
-                return self._broken(request)
+                return await self._cut(request, exchange, body)
             case "kill before":
                 await self._ask(request, exchange, body)
                 self.kill()
                 return self._broken(request)
             case _:
                 return await self._kill_after(request, exchange, body)
+
+    async def _cut(self, request: web.BaseRequest, exchange: Exchange, body: bytes) -> web.StreamResponse:
+        """Lose the reply to what was carried out. A watch's never ends: to wait for it would be R8's silence."""
+        if exchange.call.verb != "watch":
+            await self._ask(request, exchange, body)
+        return self._broken(request)
 
     async def _kill_after(self, request: web.BaseRequest, exchange: Exchange, body: bytes) -> web.StreamResponse:
         answer = await self._forward(request, exchange, body)

@@ -24,9 +24,16 @@ def archives(images: Sequence[Image], cache: Cache, top: Path = catalog.TOP) -> 
     if missing:
         engine = choose(cache)
         _prepare_bases(engine, missing)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(lambda image: _make_archive(engine, image, cache, top), missing))
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda lane: [_make_archive(engine, one, cache, top) for one in lane], lanes(missing)))
     return {image: image.archive(cache) for image in images}
+
+
+def lanes(images: Sequence[Image]) -> list[list[Image]]:
+    """Images to build one after the other, lanes side by side: the largest layer, which some share, is made once."""
+    on_torch = [image for image in images if image.name in catalog.ON_TORCH]
+    others = [image for image in images if image.name not in catalog.ON_TORCH]
+    return [lane for lane in (on_torch, others) if lane]
 
 
 def in_engine(image: Image, cache: Cache, top: Path = catalog.TOP) -> Engine:

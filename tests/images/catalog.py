@@ -34,6 +34,8 @@ FOR_SERVER: Final = {
 """Server -> images that it takes beside the basic ones."""
 PARENTS: Final = {"tfserving-standin": "tensorflow"}
 """Images that start from another one of ours: their Dockerfile says `FROM ${PARENT}`."""
+ON_TORCH: Final = ("pytorch", "torchserve", "triton-cpu-torch")
+"""Images whose first layers, with Debian's PyTorch in them, are one and the same."""
 _PARENT: Final = "${PARENT}"
 _REQUIREMENTS: Final = "requirements.txt"
 _REPOSITORY: Final = "localhost/bert-operator"

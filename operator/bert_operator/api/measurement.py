@@ -57,8 +57,6 @@ class ProfileRequest(Model):
     """Requests in flight at once, each measured for each variant."""
     lengths: Annotated[list[int], Field(min_length=1, max_length=8)]
     """Sequence lengths in tokens; the requests take turns."""
-    percentile: int = 95
-    """Which latency must be steady before a point counts."""
     budget_seconds: int
     model_file: str
     """The artifact's model file, which must be there."""

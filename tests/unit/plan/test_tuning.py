@@ -325,6 +325,12 @@ class TestRecommend:
         assert profile_jobs(world) == []
         assert tuning_status(world)["plan"]["concurrency"] == 1
 
+    def test_whoever_asks_for_a_measurement_asks_for_the_same_one(self) -> None:
+        """Its points are read by every objective: none may have had a say in how they were measured."""
+        other = {"maxLatencyMilliseconds": 5, "percentile": 99, "targetRequestsPerSecond": 7}
+        first, second = (request_of(*profile_jobs(a_world(objective=one))) for one in (None, other))
+        assert first == second
+
     def test_an_objective_that_nothing_meets_is_said_with_the_best_that_was_seen(self) -> None:
         world = a_world(objective={"maxLatencyMilliseconds": 5})
         measure(world)
