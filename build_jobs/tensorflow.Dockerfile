@@ -3,11 +3,11 @@
 # PIP_CERT, PIP_INDEX_URL and the secret `ca` are for builders behind a proxy or a mirror; nobody else needs them.
 
 FROM docker.io/library/debian:trixie-slim AS venv
-# The first lines of all our Dockerfiles on trixie are the same, so that they share these layers.
-RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+# The first lines are the same as in other Dockerfiles, so that their images share these layers.
+RUN --mount=type=cache,id=python-base-debs,target=/var/cache/apt --mount=type=cache,id=python-base-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3 && \
     rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
-RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+RUN --mount=type=cache,id=python-venv-debs,target=/var/cache/apt --mount=type=cache,id=python-venv-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3-venv && \
     rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
 COPY build_jobs/tensorflow-requirements.txt /tmp/requirements.txt
@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/r
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv
 
 FROM docker.io/library/debian:trixie-slim
-RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+RUN --mount=type=cache,id=python-base-debs,target=/var/cache/apt --mount=type=cache,id=python-base-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3 && \
     rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
 RUN useradd --uid 1000 --no-log-init --no-create-home --home-dir /work --shell /usr/sbin/nologin bert

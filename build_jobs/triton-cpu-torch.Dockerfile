@@ -4,14 +4,14 @@
 # Context: the top folder. PIP_CERT, PIP_INDEX_URL and the secret `ca` are for builders behind a proxy or a mirror.
 
 FROM docker.io/library/debian:trixie-slim AS server
-# The first lines of all our Dockerfiles on trixie are the same, so that they share these layers.
-RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+# The first lines are the same as in other Dockerfiles, so that their images share these layers.
+RUN --mount=type=cache,id=torch-base-debs,target=/var/cache/apt --mount=type=cache,id=torch-base-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3 && \
     rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
-RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+RUN --mount=type=cache,id=torch-venv-debs,target=/var/cache/apt --mount=type=cache,id=torch-venv-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3-venv && \
     rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
-RUN --mount=type=cache,id=torch-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=torch-lists,sharing=locked,target=/var/lib/apt/lists \
+RUN --mount=type=cache,id=torch-venv-debs,target=/var/cache/apt --mount=type=cache,id=torch-venv-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends libpython3.13
 COPY build_jobs/triton-cpu-torch-requirements.txt /tmp/requirements.txt
 ARG PIP_CERT
@@ -28,12 +28,12 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/r
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/triton
 
 FROM docker.io/library/debian:trixie-slim
-RUN --mount=type=cache,id=trixie-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=trixie-lists,sharing=locked,target=/var/lib/apt/lists \
+RUN --mount=type=cache,id=torch-base-debs,target=/var/cache/apt --mount=type=cache,id=torch-base-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3 && \
     rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
 # OpenBLAS: the reference BLAS that torch would take otherwise is some ninety times slower.
 # The packages' own tests are 130 MB that no server reads.
-RUN --mount=type=cache,id=torch-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=torch-lists,sharing=locked,target=/var/lib/apt/lists \
+RUN --mount=type=cache,id=torch-debs,target=/var/cache/apt --mount=type=cache,id=torch-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3-torch libopenblas0-pthread && \
     rm -rf /usr/lib/libtorch-test && find /usr/lib/python3/dist-packages -type d -name tests -prune -exec rm -rf {} + && \
     rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old

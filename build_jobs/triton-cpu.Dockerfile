@@ -5,7 +5,7 @@
 # Context: the top folder. PIP_CERT, PIP_INDEX_URL and the secret `ca` are for builders behind a proxy or a mirror.
 
 FROM docker.io/library/debian:bookworm-slim AS venv
-RUN --mount=type=cache,id=bookworm-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=bookworm-lists,sharing=locked,target=/var/lib/apt/lists \
+RUN --mount=type=cache,id=bookworm-venv-debs,target=/var/cache/apt --mount=type=cache,id=bookworm-venv-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-venv
 COPY build_jobs/triton-cpu-requirements.txt /tmp/requirements.txt
 ARG PIP_CERT
@@ -22,7 +22,7 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=ca,target=/r
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv
 
 FROM docker.io/library/debian:bookworm-slim
-RUN --mount=type=cache,id=bookworm-debs,sharing=locked,target=/var/cache/apt --mount=type=cache,id=bookworm-lists,sharing=locked,target=/var/lib/apt/lists \
+RUN --mount=type=cache,id=triton-debs,target=/var/cache/apt --mount=type=cache,id=triton-lists,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends python3 libpython3.11 && \
     rm -rf /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old && \
     useradd --uid 1000 --no-log-init --no-create-home --home-dir /tmp --shell /usr/sbin/nologin triton && \

@@ -384,8 +384,8 @@ def _watch(case: Case, wish: _Wish, live: Manifest) -> Build:
     """Follow the latest attempt."""
     facts = replace(wish.facts, job=live["metadata"]["name"], revision=_compiled_revision(case, wish))
     pod = job_state.newest_pod(live, case.observed.job_pods)
-    if job_state.ended(live, "Complete"):
-        return _record(case, wish, facts, live)
+    if ended := job_state.ended(live, "Complete"):
+        return _record(case, wish, facts, live, ended)
     if failed := job_state.ended(live, "Failed"):
         return _after_failure(case, wish, facts, live, failed)
     # What has failed is told once the Job has ended: until then the same status would come and go.
@@ -450,15 +450,16 @@ def _waiting_for_room(case: Case, wish: _Wish, facts: checks.VersionFacts, probl
     return replace(problem, reason=checks.WAITING_FOR_ACCELERATOR, message=message)
 
 
-def _record(case: Case, wish: _Wish, facts: checks.VersionFacts, live: Manifest) -> Build:
+def _record(case: Case, wish: _Wish, facts: checks.VersionFacts, live: Manifest, ended: Mapping[str, Any]) -> Build:
     """A finished Job: write down what it published, or run it again if its report is lost."""
     pod = job_state.newest_pod(live, case.observed.job_pods)
     report = pod_state.report(pod) if pod else None
     facts = replace(facts, step="publish")
     if report is not None and case.store_claim is not None:
         return Build(facts=facts, record=_record_manifest(case, report, facts.request_key))
-    if pod and not pod_state.over(pod):
-        return Build(facts=facts)  # its end, and with it the report, is news that is still to come
+    awaited = job_state.awaited_seconds(live, ended, case.observed.job_pods, case.now)
+    if awaited is not None:
+        return Build(facts=replace(facts, retry_seconds=awaited))
     if job_state.attempt(live) < job_state.MAX_ATTEMPTS_WITHOUT_REPORT:
         return _ask(case, wish, attempt=job_state.attempt(live) + 1)
     message = f"Job {facts.job} finished without a readable report; next: set the annotation {names.REFRESH_ANNOTATION}"

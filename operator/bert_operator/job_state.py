@@ -17,6 +17,8 @@ RETRY_DELAYS: Final = (timedelta(minutes=1), timedelta(minutes=5), timedelta(min
 AWAITED: Final = frozenset({"SecretNotFound"})
 """Faults that end when somebody makes what we can't watch: tried again for good, at the last interval."""
 MAX_ATTEMPTS_WITHOUT_REPORT: Final = 3
+SEEN_WITHIN: Final = timedelta(seconds=75)
+"""A watch that died without a word is noticed and begun anew within 70 s: until then a pod may be there unseen."""
 _REFUSED_PODS: Final = (
     ("exceeded quota", "QuotaExceeded", "lower {field}, or have the namespace's ResourceQuota raised"),
     ("must specify", "QuotaExceeded", "write what it misses into {field}, or give the namespace a LimitRange"),
@@ -86,6 +88,22 @@ def newest_pod(live: Manifest, pods: Iterable[Manifest]) -> Manifest | None:
         if any(ref.get("uid") == live["metadata"]["uid"] for ref in pod["metadata"].get("ownerReferences", ()))
     ]
     return max(own, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+
+
+def awaited_seconds(live: Manifest, ended: Mapping[str, Any], pods: Iterable[Manifest], now: datetime) -> float | None:
+    """For how long the report of a finished Job may be on its way: kinds are watched apart. None: it won't come.
+
+    Args:
+        live: the Job.
+        ended: its condition Complete.
+        pods: all pods of Jobs.
+        now: timezone-aware time.
+    """
+    pod = newest_pod(live, pods)
+    if pod is not None and pod_state.over(pod):
+        return None
+    left = (datetime.fromisoformat(ended["lastTransitionTime"]) + SEEN_WITHIN - now).total_seconds()
+    return max(left, 0.0) if pod is not None or left > 0 else None
 
 
 def queued(live: Manifest) -> str:

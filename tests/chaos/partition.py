@@ -10,7 +10,8 @@ from chaos.place import Lab, NeverError, Place
 from chaos.stories import Reference, Result, log_problems
 from chaos.workloads import NAME, bert
 
-CONVERGE: Final = 60.0
+CONVERGE: Final = 150.0
+"""Readiness comes back with the next bookmark of each kind, of which the API server sends one a minute."""
 HEAL_SECONDS: Final = 70.0
 UNREADY_SECONDS: Final = 120.0
 PARTITION_SECONDS: Final = 80.0

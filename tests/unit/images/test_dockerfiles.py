@@ -1,17 +1,37 @@
 """What Dockerfiles must have in common, and mustn't."""
 
 import re
+from itertools import combinations
 
-from images import catalog
+from images import build, catalog
 
 TEXTS = {name: (catalog.TOP / path).read_text("utf-8") for name, path in catalog.DOCKERFILES.items()}
 
 
-def test_apt_folders_that_images_share_are_locked() -> None:
-    """apt takes a lock of its own there, and a second build at once would fail."""
-    mounts = [line for text in TEXTS.values() for line in re.findall(r"--mount=\S+target=/var/\S*/apt\S*", text)]
-    assert len(mounts) > len(TEXTS)
-    assert [one for one in mounts if "id=" not in one or "sharing=locked" not in one] == []
+def apt_lines(text: str) -> dict[str, set[str]]:
+    """Folder of apt that stays between builds -> the instructions that use it."""
+    found: dict[str, set[str]] = {}
+    for line in re.findall(r"^RUN (?:.*\\\n)*.*", text, re.MULTILINE):
+        for folder in re.findall(r"id=([a-z-]+),target=/var/(?:cache|lib)/apt", line):
+            found.setdefault(folder, set()).add(line)
+    return found
+
+
+def test_images_built_at_once_share_no_apt_folder() -> None:
+    """apt takes a lock in it: the second build would fail, now and then."""
+    every = [catalog.image(name) for name in catalog.DOCKERFILES]
+    folders = [{folder for one in lane for folder in apt_lines(TEXTS[one.name])} for lane in build.lanes(every)]
+    assert all(folders)
+    assert [one & other for one, other in combinations(folders, 2) if one & other] == []
+
+
+def test_stages_built_at_once_share_no_apt_folder() -> None:
+    """As above; Docker builds the stages of one Dockerfile at once, but instructions that are the same only once."""
+    for name, text in TEXTS.items():
+        stages = [apt_lines(stage) for stage in text.split("\nFROM ")[1:]]
+        for one, other in combinations(stages, 2):
+            shared = {folder for folder in one.keys() & other.keys() if one[folder] != other[folder]}
+            assert shared == set(), name
 
 
 def test_images_with_debians_pytorch_share_its_layer() -> None:

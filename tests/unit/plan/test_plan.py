@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bert_operator import job_state
 from bert_operator.api import names
 from bert_operator.api import spec as api
 from bert_operator.api.actions import Plan
@@ -472,7 +473,7 @@ class TestFailures:
         world = a_world()
         created = []
         for _ in range(5):
-            created.append(len(step(world).create))
+            created.append(len(step(world, now=NOW + job_state.SEEN_WITHIN).create))
             for job in world.all("Job"):
                 world._job_condition(job, "Complete", "")
         assert created == [1, 1, 1, 0, 0]
@@ -490,6 +491,21 @@ class TestFailures:
         plan = step(world)
         assert plan.create == ()
         assert [made["kind"] for made in plan.apply if made["kind"] == names.ARTIFACT_KIND] == [names.ARTIFACT_KIND]
+
+    def test_a_finished_job_whose_pod_was_not_seen_yet_is_not_asked_again(self) -> None:
+        """The watch of pods may have died without a word, which takes a minute to notice; the Jobs' goes on."""
+        world = a_world()
+        step(world)
+        job = the_job(world)
+        world._job_condition(job, "Complete", "")
+        plan = step(world, now=NOW + timedelta(seconds=10))
+        assert plan.create == ()
+        assert plan.recheck_after_seconds == 65
+        assert conditions(plan)["Built"]["status"] == "Unknown"
+        world.finish_job(job)
+        assert [made["kind"] for made in step(world).apply if made["kind"] == names.ARTIFACT_KIND] == [
+            names.ARTIFACT_KIND
+        ]
 
     def test_a_missing_claim_is_named_with_its_field(self) -> None:
         world = FakeCluster(builders.bert(), builders.claim())

@@ -568,6 +568,15 @@ class TestTrouble:
         later = world.plan(SETTINGS, now=ended + timedelta(seconds=61))
         assert [made["metadata"]["labels"][names.ATTEMPT_LABEL] for made in later.create] == ["2"]
 
+    def test_a_finished_run_whose_pod_was_not_seen_yet_is_not_asked_again(self) -> None:
+        world = a_world()
+        (job,) = profile_jobs(world)
+        world._job_condition(job, "Complete", "")
+        soon = world.plan(SETTINGS, now=NOW + timedelta(seconds=10))
+        assert (soon.create, soon.recheck_after_seconds) == ((), 65)
+        later = world.plan(SETTINGS, now=NOW + timedelta(seconds=75))
+        assert [made["metadata"]["labels"][names.ATTEMPT_LABEL] for made in later.create] == ["2"]
+
     def test_a_lost_report_is_measured_again_at_most_twice(self) -> None:
         world = a_world()
         for _ in range(3):
