@@ -25,7 +25,7 @@ def archives(images: Sequence[Image], cache: Cache, top: Path = catalog.TOP) -> 
         engine = choose(cache)
         _prepare_bases(engine, missing)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda lane: [_make_archive(engine, one, cache, top) for one in lane], lanes(missing)))
+            list(pool.map(lambda lane: _make_archives(engine, lane, cache, top), lanes(missing)))
     return {image: image.archive(cache) for image in images}
 
 
@@ -66,6 +66,11 @@ def _build_parent(engine: Engine, image: Image, cache: Cache, top: Path) -> None
     if image.parent:
         with cache.lock(image.parent.name):
             _build(engine, image.parent, cache, top)
+
+
+def _make_archives(engine: Engine, lane: Sequence[Image], cache: Cache, top: Path) -> None:
+    for image in lane:
+        _make_archive(engine, image, cache, top)
 
 
 def _make_archive(engine: Engine, image: Image, cache: Cache, top: Path) -> None:
