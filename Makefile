@@ -62,7 +62,7 @@ bench-operator: venv ## the operator's speed, requests and memory beside a bare 
 bench-build: ## our build command beside `optimum-cli export onnx`, bert-base; prints one JSON line last; writes docs/bench-build.* (8 minutes; not in `make test`)
 	@$(PYTHON) -m bench.build --write
 
-campaign: venv ## the fault campaign in full (up to 90 minutes), writes docs/campaign.*; RESUME=1, ONLY=R1/create/3/before, AT_ONCE=6
+campaign: venv ## the fault campaign in full (up to 90 minutes), writes docs/campaign.*; RESUME=1, ONLY=R1/create/3/before, AT_ONCE=8
 	@$(RUN) -m chaos $(if $(ONLY),$(addprefix --only ,$(ONLY)),--write) $(if $(RESUME),--resume) $(if $(AT_ONCE),--at-once $(AT_ONCE))
 
 support-matrix: venv ## build and spoil every family, task and format in the build images; writes docs/support-matrix.* (5 minutes; not in `make test`)

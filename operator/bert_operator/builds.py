@@ -459,7 +459,7 @@ def _record(case: Case, wish: _Wish, facts: checks.VersionFacts, live: Manifest,
         return Build(facts=facts, record=_record_manifest(case, report, facts.request_key))
     awaited = job_state.awaited_seconds(live, ended, case.observed.job_pods, case.now)
     if awaited is not None:
-        return Build(facts=replace(facts, retry_seconds=awaited))
+        return Build(facts=replace(facts, progress="finished, its report is still to be seen", retry_seconds=awaited))
     if job_state.attempt(live) < job_state.MAX_ATTEMPTS_WITHOUT_REPORT:
         return _ask(case, wish, attempt=job_state.attempt(live) + 1)
     message = f"Job {facts.job} finished without a readable report; next: set the annotation {names.REFRESH_ANNOTATION}"
@@ -486,7 +486,7 @@ def _after_failure(
     )
     problem = job_state.failure(live, case.observed.job_pods, failed, late)
     facts = replace(facts, problem=problem, step=problem.container)
-    seconds = job_state.seconds_to_retry(live, failed, problem, case.now)
+    seconds = job_state.seconds_to_retry(live, failed, case.observed.job_pods, problem, case.now)
     if seconds is None:
         return Build(facts=facts)
     if seconds <= 0:

@@ -57,7 +57,7 @@ class VersionFacts:
     """What its suspended Job waits for, in words; empty if it may run."""
     problem: Problem | None = None
     retry_seconds: float | None = None
-    """When the failed build is tried again, from now; None is never."""
+    """When to look again by itself, from now: a failed build is tried again then; None is never."""
 
     @property
     def label(self) -> str:
@@ -115,7 +115,7 @@ class TuningFacts:
     queued: str = ""
     """What its suspended Job waits for, in words; empty if it may run."""
     retry_seconds: float | None = None
-    """When the failed run is tried again, from now; None is never."""
+    """As of a build."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -63,12 +63,15 @@ def over(live: Manifest) -> bool:
     return bool(ended(live, "Complete") or ended(live, "Failed"))
 
 
-def seconds_to_retry(live: Manifest, failed: Mapping[str, Any], problem: Problem, now: datetime) -> float | None:
+def seconds_to_retry(
+    live: Manifest, failed: Mapping[str, Any], pods: Iterable[Manifest], problem: Problem, now: datetime
+) -> float | None:
     """When a failed Job is tried again, from now; not above 0 is due, None is never.
 
     Args:
         live: the Job.
         failed: its condition Failed.
+        pods: all pods of Jobs.
         problem: why it failed.
         now: timezone-aware time.
     """
@@ -76,6 +79,8 @@ def seconds_to_retry(live: Manifest, failed: Mapping[str, Any], problem: Problem
     if not problem.passing or (tried > len(RETRY_DELAYS) and problem.reason not in AWAITED):
         return None
     delay = RETRY_DELAYS[min(tried, len(RETRY_DELAYS)) - 1]
+    if newest_pod(live, pods) is None:  # it may come, and say that trying again is of no use
+        delay = max(delay, SEEN_WITHIN)
     due = datetime.fromisoformat(failed["lastTransitionTime"]) + delay
     return (due - now).total_seconds()
 
@@ -91,7 +96,9 @@ def newest_pod(live: Manifest, pods: Iterable[Manifest]) -> Manifest | None:
 
 
 def awaited_seconds(live: Manifest, ended: Mapping[str, Any], pods: Iterable[Manifest], now: datetime) -> float | None:
-    """For how long the report of a finished Job may be on its way: kinds are watched apart. None: it won't come.
+    """For how long the report of a finished Job may be on its way: kinds are watched apart.
+
+    0 is until there is news of its pod; None: it won't come.
 
     Args:
         live: the Job.
@@ -100,10 +107,13 @@ def awaited_seconds(live: Manifest, ended: Mapping[str, Any], pods: Iterable[Man
         now: timezone-aware time.
     """
     pod = newest_pod(live, pods)
-    if pod is not None and pod_state.over(pod):
+    if pod is not None and pod_state.succeeded(pod):
         return None
     left = (datetime.fromisoformat(ended["lastTransitionTime"]) + SEEN_WITHIN - now).total_seconds()
-    return max(left, 0.0) if pod is not None or left > 0 else None
+    if pod is not None and not pod_state.over(pod):
+        return max(left, 0.0)
+    # A pod that failed wasn't the last one: another was disrupted and replaced.
+    return left if left > 0 else None
 
 
 def queued(live: Manifest) -> str:

@@ -72,6 +72,11 @@ def over(pod: Manifest) -> bool:
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
+def succeeded(pod: Manifest) -> bool:
+    """Whether all of it ended well."""
+    return bool(pod.get("status", {}).get("phase") == "Succeeded")
+
+
 def last_words(pod: Manifest) -> str:
     """Termination message of a pod's main container; empty while it has none."""
     main: Mapping[str, Any] = next(iter(pod.get("status", {}).get("containerStatuses") or ()), {})

@@ -305,7 +305,7 @@ def _measurement(case: Case, target: Target, report: ProfileReport, at: str) -> 
 def _after_failure(case: Case, target: Target, tuned: Tuned, live: Manifest, failed: Mapping[str, Any]) -> Tuned:
     """A failed Job stays as evidence; passing faults are tried again, ever more slowly, then not at all."""
     problem = job_state.failure(live, case.observed.job_pods, failed, _OUT_OF_TIME)
-    seconds = job_state.seconds_to_retry(live, failed, problem, case.now)
+    seconds = job_state.seconds_to_retry(live, failed, case.observed.job_pods, problem, case.now)
     if seconds is None:
         told = f"{problem.message.rstrip('.')}; to measure again, delete the Job {live['metadata']['name']}"
         return replace(tuned, facts=_with_job(tuned, live, problem=replace(problem, message=told)))

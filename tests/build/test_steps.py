@@ -89,7 +89,7 @@ class Bench:
         command = self.command(step, work)
         if step not in self.alone:
             return self.prepared.run(command[3:], environment)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
         return done.returncode, done.stdout, done.stderr
 
     def build(self, wish: dict[str, Any]) -> BuildReport:

@@ -16,7 +16,7 @@ from chaos.lab import control_plane, open_lab
 from chaos.stories import Result
 from chaos.workloads import WORKLOADS
 
-AT_ONCE: Final = 6
+AT_ONCE: Final = 8
 SUBSET: Final = (
     "R1/create/6",
     "R1/rebuild/4",

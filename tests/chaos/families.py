@@ -20,6 +20,7 @@ _LONG: Final = {
 }
 """Held against their last spec, created afresh."""
 _UNCOMPARED: Final = {"R4": properties.run, "R6": crowd.run, "R10": programs.run, "R12": programs.run, "R13": crowd.run}
+"""Held against nothing, or against what they make themselves."""
 _LONE: Final = frozenset({"R10", "R12", "R13"})
 FAMILIES: Final = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R11", "R12", "R13")
 

@@ -68,9 +68,9 @@ def control_plane(name: str = CLUSTER, *more: str) -> Iterator[Path]:
 
     Args:
         name: localcluster's.
-        more: options of its `up`.
+        more: options of its `up`; a cluster that BERTOPS_TEST_KUBECONFIG names may lack what they are about.
     """
-    if given := os.environ.get("BERTOPS_TEST_KUBECONFIG"):
+    if (given := os.environ.get("BERTOPS_TEST_KUBECONFIG")) and not more:
         yield Path(given)
         return
     try:

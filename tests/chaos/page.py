@@ -144,7 +144,8 @@ Operators are forked from one Python that has imported everything, which saves m
 
 A plan's end is compared with runs without faults, field by field; what differs between two of those is masked. So are
 counts of created and deleted objects. An error or a traceback in the operator's log fails a plan, and so does an
-operator that ends by itself.
+operator that ends by itself. R10 and R12 are programs of their own, with clusters of their own: no proxy, no stand-in,
+no reference, and always the same limits.
 
 **{plans} plans, {failed} failed** on {date}, in {minutes} minutes, {at_once} at once on {cores} cores; code `{code}`;
 load before: {load}; limits times {patience}.

@@ -11,7 +11,8 @@ from chaos.stories import Reference, Result, log_problems
 from chaos.workloads import NAME, bert
 
 CONVERGE: Final = 150.0
-"""Readiness comes back with the next bookmark of each kind, of which the API server sends one a minute."""
+"""Until all is right and the operator says that it is ready: for that it waits for the next bookmark of each kind, of
+which the API server sends one a minute."""
 HEAL_SECONDS: Final = 70.0
 UNREADY_SECONDS: Final = 120.0
 PARTITION_SECONDS: Final = 80.0

@@ -20,6 +20,8 @@ from chaos.workloads import SETTINGS
 QUIET: Final = 2.0
 """Seconds without a request, other than watches, that count as rest."""
 POLL: Final = 0.25
+NEWS: Final = 15.0
+"""Seconds in which the operator hears of a deletion, on a loaded machine."""
 
 
 @dataclass(kw_only=True)
@@ -57,7 +59,7 @@ class Place:
     owners: dict[str, None] = field(default_factory=dict)
     """UIDs of every BertDeployment there ever was."""
     deleted: dict[str, float] = field(default_factory=dict)
-    """UID of each BertDeployment that was deleted here -> when that was asked for."""
+    """UID of each object that was deleted by hand here -> when that was asked for."""
     revive: bool = True
     """Whether a killed operator is started anew at once."""
     kills: int = 0
@@ -175,7 +177,9 @@ class Place:
         return state.counted(
             (verb, one.call.resource, state.replaced(one.name, self.owners))
             for one in self.done()
-            if (verb := _verb(one)) and one.call.resource != "events" and not orphaned(one, self.deleted)
+            if (verb := _verb(one))
+            and one.call.resource != "events"
+            and not (verb == "CREATE" and orphaned(one, self.deleted))
         )
 
     async def until(self, check: Callable[[], bool], what: str, seconds: float = 60.0) -> float:
@@ -258,12 +262,13 @@ class Place:
 
 
 def orphaned(exchange: Exchange, deleted: Mapping[str, float]) -> bool:
-    """Whether it is a child of nobody: written when all its owners had been deleted.
+    """Whether it is a child of nobody: written when all its owners had just been deleted.
 
     The garbage collector may take a child before the operator's watch tells it of the owner's end; what it makes in
     that moment is collected, too. What stays is found among the leftovers.
     """
-    return bool(exchange.owners) and all(deleted.get(uid, exchange.at) < exchange.at for uid in exchange.owners)
+    since = [exchange.at - deleted.get(uid, exchange.at) for uid in exchange.owners]
+    return bool(since) and all(0 < seconds < NEWS for seconds in since)
 
 
 def _verb(exchange: Exchange) -> str:

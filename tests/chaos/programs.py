@@ -1,11 +1,13 @@
 """R10 and R12 are programs of their own, with clusters of their own; each is a plan here, its figures the plan's."""
 
 import asyncio
+import contextlib
 import json
 import sys
 from typing import Any, Final
 
 from chaos import oracles
+from chaos.place import Lab
 from chaos.stories import Result
 
 PROGRAMS: Final = {
@@ -20,16 +22,23 @@ def plans() -> list[str]:
     return list(PROGRAMS)
 
 
-async def run(_lab: object, plan: str, _namespace: str, _: object = None) -> Result:
-    """Run one, and take over what it found."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *PROGRAMS[plan], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await process.communicate()
+async def run(lab: Lab, plan: str, namespace: str, _: object = None) -> Result:
+    """Run one, and take over what it found; what it says meanwhile is kept where a plan's log would be."""
+    log = lab.folder / namespace / "stderr.txt"
+    log.parent.mkdir(parents=True)
+    with log.open("wb") as err:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *PROGRAMS[plan], stdout=asyncio.subprocess.PIPE, stderr=err
+        )
+        try:
+            out, _ = await process.communicate()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
     try:
         said = json.loads(out.decode().splitlines()[-1])
     except (IndexError, ValueError):
-        return Result(plan=plan, problems=[f"it ended with {process.returncode}: {err.decode()[-1000:]}"])
+        return Result(plan=plan, problems=[f"it ended with {process.returncode}: {log.read_text()[-1000:]}"])
     return result(plan, said[plan.split("/", maxsplit=1)[0]])
 
 

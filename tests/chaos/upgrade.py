@@ -37,7 +37,6 @@ def main() -> int:
             api.request("DELETE", f"/api/v1/namespaces/{namespace}")
     disturbed = done.disturbed()
     figures = {
-        "plans": 1,
         "failed": int(bool(disturbed)),
         "problems": disturbed,
         "resources": chosen.resources,

@@ -31,9 +31,8 @@ def archives(images: Sequence[Image], cache: Cache, top: Path = catalog.TOP) -> 
 
 def lanes(images: Sequence[Image]) -> list[list[Image]]:
     """Images to build one after the other, lanes side by side: the largest layer, which some share, is made once."""
-    on_torch = [image for image in images if image.name in catalog.ON_TORCH]
-    others = [image for image in images if image.name not in catalog.ON_TORCH]
-    return [lane for lane in (on_torch, others) if lane]
+    names = sorted({image.lane for image in images})
+    return [[image for image in images if image.lane == name] for name in names]
 
 
 def in_engine(image: Image, cache: Cache, top: Path = catalog.TOP) -> Engine:
@@ -45,7 +44,7 @@ def in_engine(image: Image, cache: Cache, top: Path = catalog.TOP) -> Engine:
             if not engine.has(image.toolchain_tag):  # another may have built it meanwhile
                 step(f"{image.name}: building {image.toolchain_tag}")
                 _build_parent(engine, image, cache, top)
-                engine.build(image, top)
+                _build_alone(engine, image, cache, top)
     return engine
 
 
@@ -59,6 +58,12 @@ def _build(engine: Engine, image: Image, cache: Cache, top: Path) -> None:
     if not engine.has(image.tag):
         _build_parent(engine, image, cache, top)
         step(f"{image.name}: building {image.tag}")
+        _build_alone(engine, image, cache, top)
+
+
+def _build_alone(engine: Engine, image: Image, cache: Cache, top: Path) -> None:
+    """Not beside another of its lane, whichever process builds that."""
+    with cache.lock(f"lane-{image.lane}"):
         engine.build(image, top)
 
 

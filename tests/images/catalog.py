@@ -69,6 +69,11 @@ class Image:
         """Options of `docker build` and `buildah bud` that name the image it starts from."""
         return [f"--build-arg=PARENT={self.parent.tag}"] if self.parent else []
 
+    @property
+    def lane(self) -> str:
+        """Images of one lane share layers and apt's folders: they are built one after the other."""
+        return "torch" if self.name in ON_TORCH else "python"
+
     def archive(self, cache: Cache) -> Path:
         """The OCI archive that carries the image; it may not be there yet."""
         return cache.root / "images" / f"{self.name}-{self.digest}.tar"

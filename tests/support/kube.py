@@ -14,9 +14,9 @@ import yaml
 
 T = TypeVar("T")
 POLL_SECONDS: Final = 0.8
+"""A look is a kubectl, which costs a tenth of a second of a processor."""
 LOADED: Final = 3
 """Times as long as on a machine at rest is waited before something counts as never coming: other tiers run, too."""
-"""A look is a kubectl, which costs a tenth of a second of a processor."""
 
 
 class CommandError(Exception):

@@ -17,12 +17,22 @@ def main() -> None:
     """Draw whatever was measured."""
     file = Path(sys.argv[1])
     details = json.loads(file.read_text())["details"]
-    for key, draw in (("P1", bursts), ("growth", growth), ("P5", latency), ("P7", memory)):
+    for key, draw in _DRAWN.items():
         if key in details:
             figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
             draw(axes, details[key])
             axes.spines[["top", "right"]].set_visible(False)
             figure.savefig(file.with_name(f"bench-operator-{key.lower()}.png"), dpi=110)
+
+
+def targets(axes: Any, rows: list[tuple[str, float, str, float]]) -> None:
+    """Every figure as a share of its target: what ends left of the line is within it."""
+    shares = [target / value if sign == "≥" else value / target for _, value, sign, target in rows if target and value]
+    words = [text for text, value, _, target in rows if target and value]
+    axes.barh(words[::-1], shares[::-1], color=[INK["operator"] if one <= 1 else INK["floor"] for one in shares[::-1]])
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set(xlabel="share of what is allowed", title="Every figure beside its target")
+    axes.tick_params(axis="y", labelsize=7)
 
 
 def bursts(axes: Any, runs: list[dict[str, Any]]) -> None:
@@ -55,6 +65,9 @@ def memory(axes: Any, told: dict[str, Any]) -> None:
     """Resident memory over the number of BertDeployments."""
     axes.plot(*zip(*told["rss_mb"], strict=True), "o-", color=INK["operator"])
     axes.set(xlabel="BertDeployments", ylabel="MB", ylim=(0, None), title="The operator's memory")
+
+
+_DRAWN = {"targets": targets, "P1": bursts, "growth": growth, "P5": latency, "P7": memory}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from support.fake_cluster import FakeCluster
 MODELS: Final = 10
 """Different models, and so recorded artifacts, of a namespace; BertDeployments take turns."""
 BERTS: Final = "bertdeployments"
+REMOVAL_SECONDS: Final = 300.0
 CHILDREN: Final = {
     "configmaps": "/api/v1/namespaces/{}/configmaps",
     "services": "/api/v1/namespaces/{}/services",
@@ -135,11 +136,11 @@ class World:
             finished |= {pod["metadata"]["name"] for pod in new}
             await asyncio.sleep(0.2)
 
-    async def until_done(self, wanted: Iterable[str], seconds: float) -> int:
+    async def until_done(self, wanted: Iterable[str], seconds: float) -> None:
         """Wait until these are done.
 
-        Returns:
-            How many are when all are, or when the time is up.
+        Raises:
+            RuntimeError: some aren't in time: a figure of the others would flatter.
         """
         waiting = set(wanted)
         total, deadline = len(waiting), time.monotonic() + seconds
@@ -149,7 +150,8 @@ class World:
             if waiting:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.stirred.wait(), 1.0)
-        return total - len(waiting)
+        if waiting:
+            raise RuntimeError(f"{len(waiting)} of {total} BertDeployments weren't done within {seconds:.0f} s")
 
     async def edit(self, name: str, change: dict[str, Any]) -> None:
         """A user's edit of the spec; the BertDeployment is done again once that is observed."""
@@ -158,7 +160,7 @@ class World:
         await self.api.request("PATCH", f"{self.berts}/{name}", {"spec": change}, MERGE)
 
     async def remove(self) -> None:
-        """End the watches, delete the namespace, and wait until nothing of it is left."""
+        """End the watches, delete the namespace, and wait until nothing of it is left, though not for ever."""
         for task in self._watches:
             task.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
@@ -166,8 +168,12 @@ class World:
         with suppress(RuntimeError):  # thousands take longer than a request may; the namespace's end takes the rest
             await self.api.request("DELETE", self.berts)
         await self.api.request("DELETE", path)
-        while (await self.api.request("GET", path)).get("kind") == "Namespace":  # noqa: ASYNC110 - another process does it
-            await asyncio.sleep(0.5)  # the namespace's controller takes its time
+        deadline = time.monotonic() + REMOVAL_SECONDS
+        while time.monotonic() < deadline and await self._exists(path):  # noqa: ASYNC110 - another process's work
+            await asyncio.sleep(0.5)
+
+    async def _exists(self, namespace: str) -> bool:
+        return bool((await self.api.request("GET", namespace)).get("kind") == "Namespace")
 
     async def _watch(self, plural: str, path: str, version: str) -> None:
         async with self.api.watch(path, version, whole=plural == BERTS) as lines:

@@ -94,6 +94,10 @@ class TestTheAnalyzersConfiguration:
         assert addresses
         assert all("127.0.0.1:" in address for address in addresses)
 
+    def test_a_point_counts_once_its_p95_is_steady(self) -> None:
+        made = analyzer_config.analyzer(request(), VARIANT, Path("/w"), Path("/i"))
+        assert made["profile_models"]["i2-b8"]["perf_analyzer_flags"]["percentile"] == 95
+
     @pytest.mark.parametrize(("budget", "window"), [(60, 1875), (30, 625), (10, 500), (3600, 2000)])
     def test_windows_are_as_long_as_the_budget_allows(self, budget: int, window: int) -> None:
         assert analyzer_config.window_milliseconds(request(budget_seconds=budget)) == window

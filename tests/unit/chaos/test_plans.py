@@ -46,6 +46,7 @@ def test_every_plan_knows_what_it_is_held_against(every: list[str]) -> None:
     [
         (("gone",), 5.0, True),
         (("gone",), 3.0, False),
+        (("gone",), 40.0, False),
         (("gone", "alive"), 5.0, False),
         (("alive",), 5.0, False),
         ((), 5.0, False),

@@ -502,10 +502,28 @@ class TestFailures:
         assert plan.create == ()
         assert plan.recheck_after_seconds == 65
         assert conditions(plan)["Built"]["status"] == "Unknown"
+        assert "finished, its report is still to be seen" in conditions(plan)["Built"]["message"]
         world.finish_job(job)
         assert [made["kind"] for made in step(world).apply if made["kind"] == names.ARTIFACT_KIND] == [
             names.ARTIFACT_KIND
         ]
+
+    def test_a_pod_that_was_disrupted_before_says_nothing_of_a_finished_job(self) -> None:
+        """Its successor brings the report, and may be unseen as above."""
+        world = a_world()
+        step(world)
+        job = the_job(world)
+        world._build_pod(job, [builders.terminated("fetch", 137)], [builders.waiting("publish")], "Failed")
+        world._job_condition(job, "Complete", "")
+        assert step(world, now=NOW + timedelta(seconds=10)).create == ()
+        assert len(step(world, now=NOW + job_state.SEEN_WITHIN).create) == 1
+
+    def test_a_failed_job_whose_pod_was_not_seen_yet_is_not_tried_again_before_it_could_be(self) -> None:
+        world = a_world()
+        step(world)
+        world._job_condition(the_job(world), "Failed", "PodFailurePolicy")
+        assert step(world, now=NOW + timedelta(seconds=70)).create == ()
+        assert len(step(world, now=NOW + job_state.SEEN_WITHIN).create) == 1
 
     def test_a_missing_claim_is_named_with_its_field(self) -> None:
         world = FakeCluster(builders.bert(), builders.claim())
