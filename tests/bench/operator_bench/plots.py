@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,13 @@ def memory(axes: Any, told: dict[str, Any]) -> None:
     axes.set(xlabel="BertDeployments", ylabel="MB", ylim=(0, None), title="The operator's memory")
 
 
-_DRAWN = {"targets": targets, "P1": bursts, "growth": growth, "P5": latency, "P7": memory}
+_DRAWN: dict[str, Callable[[Any, Any], None]] = {
+    "targets": targets,
+    "P1": bursts,
+    "growth": growth,
+    "P5": latency,
+    "P7": memory,
+}
 
 
 if __name__ == "__main__":
