@@ -10,7 +10,7 @@ RUN = PYTHONPATH=$(CURDIR)/operator:$(CURDIR)/build_jobs:$(CURDIR)/tests $(VENV)
 BIN = $(dir $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help campaign bench-operator bench-build bench-mission demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv tensorrt-api support-matrix data-safety
+.PHONY: help campaign bench-operator bench-build bench-mission demo demo-clean test check fmt lint type layers generate-check unit golden crds lock cluster clean-all venv tensorrt-api support-matrix data-safety server-faults
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench-operator: venv ## the operator's speed, requests and memory beside a bare 
 
 bench-build: ## our build command beside `optimum-cli export onnx`, bert-base; prints one JSON line last; writes docs/bench-build.* (8 minutes; not in `make test`)
 	@$(PYTHON) -m bench.build --write
+
+server-faults: venv ## every fault of every real server on a real node, named within 10 s (8 minutes; some are in `make test`)
+	@BERTOPS_ALL_FAULTS=1 BERTOPS_E2E_MODEL="$(CACHE)/models/all-MiniLM-L6-v2" $(RUN) -m pytest -v -rP tests/e2e/test_server_faults.py
 
 campaign: venv ## the fault campaign in full (up to 90 minutes), writes docs/campaign.*; RESUME=1, ONLY=R1/create/3/before, AT_ONCE=8
 	@$(RUN) -m chaos $(if $(ONLY),$(addprefix --only ,$(ONLY)),--write) $(if $(RESUME),--resume) $(if $(AT_ONCE),--at-once $(AT_ONCE))

@@ -457,7 +457,7 @@ def _record(case: Case, wish: _Wish, facts: checks.VersionFacts, live: Manifest,
     facts = replace(facts, step="publish")
     if report is not None and case.store_claim is not None:
         return Build(facts=facts, record=_record_manifest(case, report, facts.request_key))
-    awaited = job_state.awaited_seconds(live, ended, case.observed.job_pods, case.now)
+    awaited = job_state.awaited_seconds(pod, ended, case.now)
     if awaited is not None:
         return Build(facts=replace(facts, progress="finished, its report is still to be seen", retry_seconds=awaited))
     if job_state.attempt(live) < job_state.MAX_ATTEMPTS_WITHOUT_REPORT:

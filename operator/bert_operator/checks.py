@@ -90,6 +90,11 @@ class ServingFacts:
         return self.current and self.updated == self.available == self.replicas == self.wished
 
     @property
+    def new_available(self) -> int:
+        """Available pods that are surely new: were all old ones available, these would be left."""
+        return max(0, self.available - (self.replicas - self.updated))
+
+    @property
     def enough(self) -> bool:
         """Everything asked for answers, though an autoscaler may be adding pods or removing some."""
         if self.floor is None:
@@ -208,7 +213,7 @@ def verified(facts: Facts) -> Verdict:
         return _bad(problem)
     if not facts.verify:
         return Verdict(status="Unknown", reason="Disabled", message="rollout.verify is false: answers aren't checked")
-    if facts.serving and facts.serving.current and facts.serving.updated and facts.serving.available:
+    if facts.serving and facts.serving.current and facts.serving.new_available:
         return Verdict(
             status="True", reason="GoldenRequestsMatched", message="every ready pod answers like the source model"
         )
@@ -435,7 +440,7 @@ def _rollout(facts: Facts) -> str:
         return "the server's Deployment is being made"
     s = facts.serving
     fewest = f", at least {s.floor} are asked for" if s.floor is not None else ""
-    return f"{s.updated} of {s.wished} pods are new, {s.available} answer{fewest}"
+    return f"{s.updated} of {s.wished} pods are new, {s.new_available} of these answer{fewest}"
 
 
 def _answering(serving: ServingFacts) -> str:

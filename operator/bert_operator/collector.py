@@ -69,7 +69,7 @@ class Stores(Protocol):
         """Write on a record since when nothing uses it."""
 
     async def withdraw(self, record: Manifest) -> bool:
-        """Delete a record that has not changed; False if it has, or is gone."""
+        """Delete a record that has not changed; False if it has."""
 
 
 def key(namespace: str, claim: str) -> Key:
@@ -109,6 +109,8 @@ class Collector:
     clock: Callable[[], float] = time.time
     _withdrawn: dict[str, _Going] = field(default_factory=dict)
     """UID of a Job -> what it removes."""
+    _unanswered: dict[Key, dict[str, Manifest]] = field(default_factory=dict)
+    """(namespace, claim) -> by UID, records whose deletion got no answer: they may be gone, and their files aren't."""
     _owed: dict[Key, list[Manifest]] = field(default_factory=dict)
     """(namespace, claim) -> records to write again, which may take more than one try."""
     _not_before: dict[Key, float] = field(default_factory=dict)
@@ -154,23 +156,40 @@ class Collector:
         if jobs:
             # Its end is news enough; this is for one that is deleted without a word.
             return min([*again, collection.LONGEST_INTERVAL])
-        return await self._look(namespace, claim, found) if found.records else None
+        if not found.records and not self._unanswered.get((namespace, claim)):
+            return None
+        return await self._look(namespace, claim, found)
 
     async def _look(self, namespace: str, claim: str, found: Store) -> float:
         """Do what is to be done about the records of a store; when to look again."""
         verdict = self._judged(namespace, self._remembered(namespace, claim, found))
-        if not verdict.doubtful:
+        if not verdict.doubtful and not self._unanswered.get((namespace, claim)):
             await self._note(verdict.unmark, None)
             return min(self._held, verdict.again_seconds or self._held)
         look = await self._fresh(namespace, claim)
         verdict = self._judged(namespace, look)
         await self._note(verdict.unmark, None)
         await self._note(verdict.mark, collection.stamp(self.now()))
-        await self._withdraw(verdict.drop)
+        await self._withdraw((namespace, claim), verdict.drop)
         again = verdict.again_seconds or self._held
-        if verdict.remove:
-            again = min(again, await self._remove(namespace, look, verdict.remove[:MAX_COLLECTED]))
+        if remove := [*await self._gone(namespace, look), *verdict.remove]:
+            again = min(again, await self._remove(namespace, look, remove[:MAX_COLLECTED]))
         return min(self._held, again)
+
+    async def _gone(self, namespace: str, look: Look) -> list[Manifest]:
+        """Records that are gone by a deletion of ours that got no answer, and whose artifacts have to follow them.
+
+        One that is still there is judged like any other. If its claim goes, the artifact goes along; if a copy of it
+        is used elsewhere, the record comes back.
+        """
+        store, there = (namespace, look.name), {record["metadata"]["uid"] for record in look.records}
+        begun = [one for uid, one in self._unanswered.pop(store, {}).items() if uid not in there]
+        if look.claim is None or "deletionTimestamp" in look.claim["metadata"] or pod.read_only(look.claim):
+            return []
+        begun = [one for one in begun if one["spec"]["claimUid"] == look.claim["metadata"]["uid"]]
+        elsewhere = self._elsewhere(namespace, look.name, begun)
+        await self._record_again(store, [one for one in begun if store_job.folder(one) in elsewhere])
+        return [one for one in begun if store_job.folder(one) not in elsewhere]
 
     @property
     def pause(self) -> float:
@@ -249,13 +268,15 @@ class Collector:
                 if error.status not in (_CONFLICT, _NOT_FOUND):
                     raise
 
-    async def _withdraw(self, records: Iterable[Manifest]) -> list[Manifest]:
+    async def _withdraw(self, store: Key, records: Iterable[Manifest]) -> list[Manifest]:
         """Those of the records that are gone now; the rest is for another time."""
         gone: list[Manifest] = []
         for record in records:
             try:
                 done = await self.stores.withdraw(record)
             except ApiError as error:
+                if error.unanswered:
+                    self._unanswered.setdefault(store, {})[record["metadata"]["uid"]] = record
                 if not gone:
                     raise
                 logger.warning("%s", error)
@@ -269,7 +290,7 @@ class Collector:
     async def _remove(self, namespace: str, look: Look, records: Sequence[Manifest]) -> float:
         """Have a Job remove artifacts, unless somebody has come to use one; when to look again."""
         store = namespace, look.name
-        going = await self._withdraw(records)
+        going = await self._withdraw(store, records)
         try:
             made = await self._start(namespace, look, going)
         except ApiError as error:

@@ -95,18 +95,16 @@ def newest_pod(live: Manifest, pods: Iterable[Manifest]) -> Manifest | None:
     return max(own, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
 
 
-def awaited_seconds(live: Manifest, ended: Mapping[str, Any], pods: Iterable[Manifest], now: datetime) -> float | None:
+def awaited_seconds(pod: Manifest | None, ended: Mapping[str, Any], now: datetime) -> float | None:
     """For how long the report of a finished Job may be on its way: kinds are watched apart.
 
     0 is until there is news of its pod; None: it won't come.
 
     Args:
-        live: the Job.
-        ended: its condition Complete.
-        pods: all pods of Jobs.
+        pod: its newest one, if one was seen.
+        ended: the Job's condition Complete.
         now: timezone-aware time.
     """
-    pod = newest_pod(live, pods)
     if pod is not None and pod_state.succeeded(pod):
         return None
     left = (datetime.fromisoformat(ended["lastTransitionTime"]) + SEEN_WITHIN - now).total_seconds()

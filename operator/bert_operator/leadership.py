@@ -75,6 +75,8 @@ class Leadership:
     _answered: float = float("-inf")
     _turned: float = float("-inf")
     _told: str = ""
+    _asked_to_wait: float = 0.0
+    """Seconds that the API server wants to be left alone, since the last attempt."""
     _stopping: bool = False
     _loop: asyncio.AbstractEventLoop | None = None
     _task: asyncio.Task[None] | None = None
@@ -171,8 +173,10 @@ class Leadership:
     def _pause(self) -> float:
         pause = election.pause(self.terms, self.random_number, leads=self._renewed is not None)
         if self._renewed is None:
-            return pause
-        return max(0.0, min(pause, self._renewed + self.terms.renew_deadline - self.clock()))
+            return max(pause, min(self._asked_to_wait, self.terms.renew_deadline))
+        left = max(0.0, self._renewed + self.terms.renew_deadline - self.clock())
+        # However long the API server asks for: whoever waits to the end has lost the Lease without another try.
+        return min(max(pause, min(self._asked_to_wait, left / 2)), left)
 
     async def _attempt(self) -> None:
         """Read the Lease if need be, and write it if it is ours to take; a failure is told once."""
@@ -188,9 +192,10 @@ class Leadership:
                     await self._look()
         except (ApiError, TimeoutError) as error:
             self._reread = True
+            self._asked_to_wait = getattr(error, "retry_after", None) or 0.0
             self._complain(str(error) or f"no answer about Lease {self.name} in time")
         else:
-            self._answered = self.clock()
+            self._answered, self._asked_to_wait = self.clock(), 0.0
             self._complain("")
 
     def _patience(self) -> float:

@@ -6,16 +6,21 @@ scheduling, out of memory, a crashing server) is recognised by what the kubelet 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from bert_operator.api import quantities
+from bert_operator.api import names, quantities
 from bert_operator.api.observed import Manifest
 from bert_operator.api.report import BuildFailure, BuildReport, ExitCode
 
 _KILLED_EXIT: Final = 137
 """By SIGKILL."""
+_STOPPED_EXITS: Final = (0, 143, _KILLED_EXIT)
+"""Of a server that the kubelet has stopped: in peace, by SIGTERM, by SIGKILL."""
+NOT_READY: Final = "ContainerNotReady"
+"""Reason of a server that was ready and no longer is."""
 _WAITING_TROUBLE: Final[Mapping[str, tuple[str, str]]] = {
     "ImagePullBackOff": ("ImagePullFailed", "check the image's name and imagePullSecrets"),
     "ErrImagePull": ("ImagePullFailed", "check the image's name and imagePullSecrets"),
@@ -86,10 +91,10 @@ def last_words(pod: Manifest) -> str:
 def problem(pod: Manifest) -> Problem | None:
     """The first thing that keeps a pod from getting on, or None."""
     for status in _statuses(pod):
-        found = _waiting_problem(status) or _terminated_problem(status, _memory_limit(pod, str(status["name"])))
+        found = _waiting_problem(status) or _terminated_problem(pod, status)
         if found:
             return found
-    return _scheduling_problem(pod) or _evicted(pod)
+    return _scheduling_problem(pod) or _evicted(pod) or _unresponsive(pod)
 
 
 def held_up(pod: Manifest) -> Problem | None:
@@ -151,41 +156,115 @@ def _waiting_problem(status: Mapping[str, Any]) -> Problem | None:
     return Problem(reason=reason, message=f"container {name}: {detail}; next: {advice}", container=name)
 
 
-def _terminated_problem(status: Mapping[str, Any], memory_limit: str) -> Problem | None:
-    """A container that failed now, or that failed last and has not been ready since.
-
-    Without the second half it would seem well in each moment between two crashes.
-    """
-    state = status.get("state") or {}
-    last = {} if status.get("ready") else status.get("lastState") or {}
-    terminated = state.get("terminated") or last.get("terminated") or {}
-    code = terminated.get("exitCode", 0)
+def _terminated_problem(pod: Manifest, status: Mapping[str, Any]) -> Problem | None:
+    """A container that failed now, or that failed last and isn't up again."""
+    terminated = _last_end(pod, status)
+    code, name = terminated.get("exitCode", 0), str(status["name"])
+    if _too_slow(pod, name, terminated):
+        return _late(pod, name)
     if code == 0:
         return None
-    name = status["name"]
     told = _told(terminated.get("message") or "")
     if told:
         message = f"{told.message.rstrip('.')}; next: {told.next_step}" if told.next_step else told.message
         passing = code == ExitCode.PASSING
         return Problem(reason=told.reason, message=message, container=name, passing=passing, told=True)
     if terminated.get("reason") == "OOMKilled":
-        message = f"container {name} ran out of memory{_more_memory(name, memory_limit)}"
+        message = f"container {name} ran out of memory{_more_memory(name, _memory_limit(pod, name))}"
         return Problem(reason="OutOfMemory", message=message, container=name)
     if code == _KILLED_EXIT:
-        message = f"container {name} was killed (SIGKILL): its node had no memory left, or it didn't stop in time"
+        why = "it failed its liveness probe and didn't stop in time, or its node had no memory left"
+        message = f"container {name} was killed (SIGKILL): {why}; {_look(pod, name)}"
         return Problem(reason="ContainerKilled", message=message, container=name, passing=True)
     detail = (terminated.get("message") or terminated.get("reason") or "").strip()[-600:]
-    message = f"container {name} exited with code {code}: {detail}"
+    message = f"container {name} exited with code {code}: {detail}; {_look(pod, name)}"
     return Problem(reason="ContainerFailed", message=message, container=name, passing=code == ExitCode.PASSING)
+
+
+def _last_end(pod: Manifest, status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How a container ended, if it hasn't been ready since: else it would seem well in each moment between two crashes.
+
+    One that was ready since, and isn't any more, suffers from another thing.
+    """
+    state = status.get("state") or {}
+    terminated: Mapping[str, Any] = state.get("terminated") or {}
+    up = status.get("ready") or _was_ready(pod, status)
+    return terminated or ({} if up else (status.get("lastState") or {}).get("terminated") or {})
+
+
+def _was_ready(pod: Manifest, status: Mapping[str, Any]) -> bool:
+    """Whether a container that runs and isn't ready has been so in this run: the pod got unready after its start."""
+    began = str(((status.get("state") or {}).get("running") or {}).get("startedAt") or "")
+    return bool(began and _unready_since(pod) > began and not status.get("ready"))
+
+
+def _too_slow(pod: Manifest, name: str, terminated: Mapping[str, Any]) -> bool:
+    """Whether a container was stopped because it wasn't up in the time that its startup probe gives it."""
+    allowed = _startup_seconds(pod, name)
+    began, ended = str(terminated.get("startedAt") or ""), str(terminated.get("finishedAt") or "")
+    stopped = terminated.get("exitCode") in _STOPPED_EXITS and terminated.get("reason") != "OOMKilled"
+    if not (allowed and began and ended and stopped) or _unready_since(pod) > began:
+        return False
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds() >= allowed
+
+
+def _late(pod: Manifest, name: str) -> Problem:
+    message = (
+        f"container {name} wasn't ready {_startup_seconds(pod, name):.0f} s after its start, and was stopped: loading "
+        f"or warm-up hangs, or a slow volume or too little CPU (server.resources.limits.cpu) holds it up; "
+        f"{_look(pod, name)}"
+    )
+    return Problem(reason="StartupTimedOut", message=message, container=name)
+
+
+def _unresponsive(pod: Manifest) -> Problem | None:
+    """A server that runs, has been ready in this run, and isn't any more; not one that is told to end."""
+    if "deletionTimestamp" in pod["metadata"]:
+        return None
+    for status in _statuses(pod):
+        name = str(status["name"])
+        if _startup_seconds(pod, name) and _was_ready(pod, status):
+            message = (
+                f"container {name} runs, but no longer answers its readiness probe, so it gets no requests; if it "
+                f"fails its liveness probe too, it is started again; {_look(pod, name)}"
+            )
+            since = _unready_since(pod)
+            return Problem(reason=NOT_READY, message=message, container=name, passing=True, since=since)
+    return None
+
+
+def _unready_since(pod: Manifest) -> str:
+    """Since when not all containers are ready, RFC 3339 in UTC (as text it compares as time); empty if all are."""
+    conditions = pod.get("status", {}).get("conditions", ())
+    told = (c for c in conditions if c["type"] == "ContainersReady" and c["status"] == "False")
+    return next((str(c.get("lastTransitionTime") or "") for c in told), "")
+
+
+def _startup_seconds(pod: Manifest, name: str) -> float:
+    """How long a container's startup probe waits before the kubelet stops it, at least; 0 if it has none."""
+    probe = _container(pod, name).get("startupProbe") or {}
+    return float(probe.get("periodSeconds", 10) * (probe.get("failureThreshold", 3) - 1)) if probe else 0.0
+
+
+def _look(pod: Manifest, name: str) -> str:
+    """Where to read more; the same words for each of a server's pods, or they would change with every look."""
+    meta = pod["metadata"]
+    where = f"-n {meta['namespace']} " if meta.get("namespace") else ""
+    instance = (meta.get("labels") or {}).get(names.INSTANCE_LABEL)
+    which = f"-l {names.INSTANCE_LABEL}={instance} --prefix --tail=50" if instance else meta.get("name")
+    return f"next: kubectl logs {where}{which} -c {name} (--previous once it runs again)"
 
 
 def _memory_limit(pod: Manifest, name: str) -> str:
     """Memory limit of a pod's container as it is written; empty if there is none."""
+    return str(((_container(pod, name).get("resources") or {}).get("limits") or {}).get("memory") or "")
+
+
+def _container(pod: Manifest, name: str) -> Mapping[str, Any]:
+    """A container as the spec has it; empty if it has none of this name."""
     spec = pod.get("spec") or {}
-    for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
-        if container.get("name") == name:
-            return str(((container.get("resources") or {}).get("limits") or {}).get("memory") or "")
-    return ""
+    known = (*(spec.get("initContainers") or ()), *(spec.get("containers") or ()))
+    return next((container for container in known if container.get("name") == name), {})
 
 
 def _more_memory(name: str, limit: str) -> str:

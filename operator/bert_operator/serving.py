@@ -19,6 +19,8 @@ from bert_operator.pod_state import Problem
 from bert_operator.servers import SERVERS
 from bert_operator.servers.base import ServedVersion, Server, ServerContainer
 
+LATE_SECONDS: Final = 4.0
+"""A server that was ready may be unready for so long before that is trouble."""
 NODE_SECONDS: Final = 300.0
 """A pod more than answer already may wait this long for a node before that is trouble: nodes are added meanwhile."""
 
@@ -122,12 +124,21 @@ def _problems(case: Case, wanted: Sequence[Manifest]) -> Iterator[Problem]:
 
 
 def _patience(case: Case, wanted: Sequence[Manifest], found: Problem) -> float:
-    """How long a trouble is none yet, in seconds: pods added to those that answer may wait for a node to be added."""
+    """How long a trouble is none yet, in seconds: a busy server may be late for a moment.
+
+    Pods added to those that answer may wait for a node to be added.
+    """
+    if found.reason == pod_state.NOT_READY:
+        return LATE_SECONDS - _age(case, found)
     live = facts(case, wanted)
     grows = live is not None and live.current and live.updated == live.replicas and live.available > 0
     if not grows or found.reason != "Unschedulable" or not found.since:
         return 0.0
-    return NODE_SECONDS - (case.now - datetime.fromisoformat(found.since)).total_seconds()
+    return NODE_SECONDS - _age(case, found)
+
+
+def _age(case: Case, found: Problem) -> float:
+    return (case.now - datetime.fromisoformat(found.since)).total_seconds()
 
 
 def orphans(case: Case, wanted: Sequence[Manifest]) -> list[Ref]:

@@ -20,7 +20,8 @@ POD_METADATA: Final = (
     "resourceVersion",
 )
 POD_STATUS: Final = ("phase", "conditions", "reason", "message")
-CONTAINER_STATUS: Final = ("name", "image", "ready", "restartCount", "state", "lastState")
+_STARTUP: Final = ("periodSeconds", "failureThreshold")
+CONTAINER_STATUS: Final = ("name", "image", "ready", "started", "restartCount", "state", "lastState")
 
 
 def slim(obj: Manifest) -> dict[str, Any]:
@@ -87,18 +88,19 @@ def _pod(obj: Manifest) -> dict[str, Any]:
         "apiVersion": obj.get("apiVersion"),
         "kind": "Pod",
         "metadata": _pick(obj.get("metadata"), POD_METADATA),
-        "spec": _pick(obj.get("spec"), ("nodeName",)) | _limits(obj.get("spec") or {}),
+        "spec": _pick(obj.get("spec"), ("nodeName",)) | _containers(obj.get("spec") or {}),
         "status": cut,
     }
 
 
-def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Containers with nothing but their limits: whoever runs out of memory is told how much it had."""
+def _containers(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Containers with nothing but what they were given: memory, and time to start. Whoever has too little is told."""
     return {
         kind: [
             {"name": one.get("name"), "resources": _pick(one.get("resources"), ("limits",))}
+            | ({"startupProbe": _pick(one["startupProbe"], _STARTUP)} if one.get("startupProbe") else {})
             for one in spec[kind]
-            if (one.get("resources") or {}).get("limits")
+            if (one.get("resources") or {}).get("limits") or one.get("startupProbe")
         ]
         for kind in ("initContainers", "containers")
         if spec.get(kind)

@@ -271,7 +271,7 @@ def _record(case: Case, target: Target, tuned: Tuned, live: Manifest, ended: Map
         if not artifact.room(known, asked):
             return _without(tuned, _full(target), _FULL_SECONDS)
         return replace(tuned, record=artifact.measured(known, kept, asked))
-    awaited = job_state.awaited_seconds(live, ended, case.observed.job_pods, case.now)
+    awaited = job_state.awaited_seconds(pod, ended, case.now)
     if awaited is not None:
         return replace(tuned, facts=_with_job(tuned, live, retry_seconds=awaited))
     if job_state.attempt(live) < job_state.MAX_ATTEMPTS_WITHOUT_REPORT:

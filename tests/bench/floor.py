@@ -10,7 +10,7 @@ import json
 import os
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import aiohttp
@@ -41,7 +41,9 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.scanning.disabled = True
     TEMPLATES[:] = json.loads(Path(os.environ["BENCH_CHILDREN"]).read_text())  # noqa: ASYNC240 - before there is work
     memo.configuration = Configuration()
-    await load_kube_config(config_file=os.environ["KUBECONFIG"], client_configuration=memo.configuration)  # type: ignore[no-untyped-call]
+    kubeconfig = os.environ["KUBECONFIG"]
+    # The client is partly typed.
+    await load_kube_config(config_file=kubeconfig, client_configuration=memo.configuration)  # type: ignore[no-untyped-call]
     header = await memo.configuration.get_api_key_with_prefix("BearerToken")
 
     tls = ssl.create_default_context(cafile=memo.configuration.ssl_ca_cert)
@@ -74,7 +76,7 @@ async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
 async def event(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
     """Apply all children at once, then the status."""
     bert = event["object"]
-    metadata: dict[str, Any] = {**bert["metadata"]}  # kopf's type of it lacks the generation
+    metadata = cast("dict[str, Any]", bert["metadata"])  # kopf's type of it lacks the generation
     if event["type"] == "DELETED" or (bert.get("status") or {}).get("observedGeneration") == metadata["generation"]:
         return
     suffix = metadata["uid"].replace("-", "")[:6]

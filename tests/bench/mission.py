@@ -18,7 +18,7 @@ from demo import provider
 from images.catalog import DOCKERFILES
 from support import answers
 from support.installation import ROOT, Images, built_images, install_operator, restricted_namespace
-from support.kube import LOADED, CommandError, Kube, TooLate, condition, wait_for
+from support.kube import CommandError, Kube, TooLate, condition, wait_for
 
 NAMESPACE: Final = "bert-mission"
 SAMPLES: Final = ROOT / "crds" / "samples"
@@ -63,7 +63,7 @@ def _run(kube: Kube, images: Images, file: Path) -> dict[str, Any]:
     began = time.monotonic()
     with _applied(kube, file):
         try:
-            waits = wait_for(f"{sample.name} Ready", lambda: _verdict(kube, sample.name), seconds=SECONDS / LOADED)
+            waits = wait_for(f"{sample.name} Ready", lambda: _verdict(kube, sample.name), seconds=SECONDS, patience=1)
         except TooLate as error:
             return {"ready_seconds": None, "answers_match": False, "why": str(error)[-300:]}
         seconds = round(time.monotonic() - began, 1)

@@ -5,12 +5,12 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from chaos import families, page
+from chaos import families, page, targets
 from chaos.campaign import Campaign, failed
 from chaos.lab import control_plane, open_lab
 from chaos.stories import Result
@@ -61,6 +61,8 @@ async def _main(chosen: argparse.Namespace, kubeconfig: Path) -> int:
             return 0
         results = await campaign.run(plans, resume=chosen.resume)
     seconds = time.monotonic() - began
+    whole = not (chosen.only or chosen.subset)
+    missed = targets.missed(results) if whole else {}
     if chosen.write:
         about = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -71,16 +73,18 @@ async def _main(chosen: argparse.Namespace, kubeconfig: Path) -> int:
             "patience": chosen.patience,
             "load": ", ".join(f"{one:.1f}" for one in load),
         }
-        page.write(page.figures(results, about))
-    return _closing(results, seconds)
+        page.write(page.figures(results, about, missed))
+    return _closing(results, missed, seconds)
 
 
-def _closing(results: Sequence[Result], seconds: float) -> int:
+def _closing(results: Sequence[Result], missed: Mapping[str, Sequence[str]], seconds: float) -> int:
     """Say how it went, in a line such as pytest's; exit status."""
     bad = failed(results)
+    for family, short in missed.items():
+        print("\n".join(f"{family}: {text}" for text in short))
     counts = [(len(bad), "failed"), (len(results) - len(bad), "passed")]
     print(f"{', '.join(f'{count} {word}' for count, word in counts if count)} in {seconds:.1f}s")
-    return 1 if bad or not results else 0
+    return 1 if bad or missed or not results else 0
 
 
 async def _plans(campaign: Campaign, only: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ KEPT: Final = frozenset({"PersistentVolumeClaim", names.ARTIFACT_KIND})
 
 def plans(workload: Workload, reference: Reference) -> list[str]:
     """Every crash point."""
-    numbers = range(1, reference.writes + 1)
+    numbers = range(1, reference.writes + 1 if workload.crashed else 1)
     return [f"R1/{workload.name}/{number}/{moment}" for number in numbers for moment in MOMENTS]
 
 

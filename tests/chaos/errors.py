@@ -1,4 +1,11 @@
-"""R7: each kind of request meets each error once; the end is the same, nothing is made twice, Retry-After is kept."""
+"""R7: each kind of request meets each error once; the end is the same, nothing is made twice, Retry-After is kept.
+
+The kinds are those of the requests that the workloads' operators really made. Whether these are all is judged by the
+operator's rights: what it may do and never did was never met by an error.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from chaos import faults, oracles
 from chaos.faults import OnKind, error
@@ -11,6 +18,26 @@ UNFIT = frozenset(
 )
 """What no API server answers a read with."""
 
+_MEANT: Final = {"create": ("create", "apply"), "patch": ("patch", "apply")}
+"""A right -> requests that need it, where they aren't called the same."""
+Rules = Sequence[tuple[str, Sequence[str], Sequence[str]]]
+
+
+def unmet(kinds: Iterable[str], rules: Rules) -> list[str]:
+    """Rights of the operator that no request has used, among these kinds.
+
+    Args:
+        kinds: of the requests that met an error.
+        rules: group, resources and verbs, as in RBAC.
+    """
+    known = set(kinds)
+    rights = [(verb, resource) for _, resources, verbs in rules for resource in resources for verb in verbs]
+    return sorted(
+        f"{verb} {resource}"
+        for verb, resource in rights
+        if not known & {f"{meant} {resource}" for meant in _MEANT.get(verb, (verb,))}
+    )
+
 
 def plans(references: dict[str, Reference]) -> list[str]:
     """Each kind of request, in the first workload that has it, with each error."""
@@ -22,7 +49,7 @@ def plans(references: dict[str, Reference]) -> list[str]:
         f"R7/{workload}/{kind.replace(' ', '.').replace('/', '.')}/{word}"
         for kind, workload in sorted(first.items())
         for word in faults.ERRORS
-        if (kind.split(" ")[0], word) not in UNFIT and " " in kind and "leases" not in kind
+        if (kind.split(" ")[0], word) not in UNFIT and " " in kind
     ]
 
 
@@ -31,10 +58,12 @@ async def run(lab: Lab, plan: str, namespace: str, reference: Reference) -> Resu
     _, name, kind, word = plan.split("/")
     kind = kind.replace(".", " ", 1).replace(".", "/")
     rule, result = OnKind(kind=kind, fault=error(word)), Result(plan=plan)
-    async with Place(lab=lab, namespace=namespace) as place:
+    workload = WORKLOADS[name]
+    async with Place(lab=lab, namespace=namespace, settings=workload.settings(namespace)) as place:
         at_start = reference.kinds.get(kind) == "start" or kind.startswith(("list ", "watch "))
-        result.problems = await play(place, WORKLOADS[name], reference, rule, at_start=at_start)
+        result.problems = await play(place, workload, reference, rule, at_start=at_start)
         trace = [(one.at, one.call, one.fault) for one in place.proxy.trace]
         result.problems += oracles.retry_after_faults(trace, faults.RETRY_AFTER)
         result.unreached = not rule.met
+        result.measured = {"kinds": [kind], "errors": [word], "faults": rule.met}
     return result

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from chaos import crash, crowd, errors, fresh, partition, programs, properties, storm, travel, unseen
+from chaos import conventional, crash, crowd, errors, fresh, partition, programs, properties, storm, travel, unseen
 from chaos.place import Lab
 from chaos.stories import Reference, Result
 from chaos.workloads import WORKLOADS, Workload
@@ -19,10 +19,17 @@ _LONG: Final = {
     "R11": (unseen.run, unseen.end),
 }
 """Held against their last spec, created afresh."""
-_UNCOMPARED: Final = {"R4": properties.run, "R6": crowd.run, "R10": programs.run, "R12": programs.run, "R13": crowd.run}
+_UNCOMPARED: Final = {
+    "R4": properties.run,
+    "R6": crowd.run,
+    "R10": programs.run,
+    "R12": programs.run,
+    "R13": crowd.run,
+    "R14": conventional.run,
+}
 """Held against nothing, or against what they make themselves."""
 _LONE: Final = frozenset({"R10", "R12", "R13"})
-FAMILIES: Final = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R11", "R12", "R13")
+FAMILIES: Final = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R11", "R12", "R13", "R14")
 
 
 def workload(plan: str) -> str | None:
@@ -54,7 +61,7 @@ def stories_of(references: dict[str, Reference]) -> list[str]:
 
 def others() -> list[str]:
     """All other plans. The longest come first: the last ones would run alone."""
-    makers = (crowd, partition, properties, travel, unseen, storm, programs)
+    makers = (crowd, partition, properties, travel, unseen, storm, programs, conventional)
     plans = [plan for maker in makers for plan in maker.plans()]
     return sorted(plans, key=lambda plan: not plan.startswith(("R6", "R8", "R9")))
 

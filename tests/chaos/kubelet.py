@@ -1,7 +1,12 @@
 """A stand-in of the kubelet (and of the scheduler): no node runs here, so it says of each pod what a node would say.
 
 The controllers are the real ones: Deployments and Jobs follow their pods as always. Builds end well at once, with a
-report that fits what was asked; serving pods are ready at once. A namespace can be told otherwise.
+report that fits what was asked; what is to be collected is; serving pods are ready at once. A namespace can be told
+otherwise.
+
+No container starts a second time here, so nobody judges `restartCount`: real containers are restarted on real nodes
+only, in tests/e2e. That no serving pod is replaced is judged where nothing asks for it, by `made`: in R3 and R11, and
+by R12's own program. The other stories change what is served, and their end says how many pods there are and of what.
 """
 
 import asyncio
@@ -18,11 +23,16 @@ from typing import Any, Final
 import aiohttp
 
 from bert_operator.api import names
+from bert_operator.api.maintenance import StoreReport, StoreTask
 from bert_operator.api.report import TensorSpec
+from bert_operator.objects import store_job
 from chaos.api import MERGE, Api, path
 from support import builders
 
 TRIES: Final = 3
+CLASSIFIES: Final = "sequence-classification"
+"""A task whose answers are all of one size: only such are batched by every server."""
+_LOGITS: Final = TensorSpec(name="logits", dtype="FP32", dims=[2])
 _IDS: Final = {"image": "x", "imageID": "x", "ready": True, "containerID": "containerd://x"}
 
 
@@ -93,6 +103,8 @@ class Kubelet:
             self._patch(pod, serving(pod))
         elif which == "build" and habits.builds:
             self._patch(pod, built(pod))
+        elif which == store_job.COMPONENT:
+            self._patch(pod, collected(pod))
 
     def _patch(self, pod: Mapping[str, Any], status: dict[str, Any]) -> None:
         metadata = pod["metadata"]
@@ -133,14 +145,27 @@ def built(pod: Mapping[str, Any]) -> dict[str, Any]:
     return {"phase": "Succeeded", "initContainerStatuses": steps, "containerStatuses": main}
 
 
+def collected(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """Status of a pod that has removed all it was told to."""
+    task = StoreTask.model_validate_json(_environment(pod)[names.STORE_TASK_ENV])
+    said = StoreReport(removed=len(task.artifacts)).model_dump_json(by_alias=True)
+    main = [builders.terminated(one["name"], message=said) | _IDS for one in pod["spec"]["containers"]]
+    return {"phase": "Succeeded", "containerStatuses": main}
+
+
+def _environment(pod: Mapping[str, Any]) -> dict[str, str]:
+    containers = (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"])
+    return {one["name"]: one.get("value", "") for container in containers for one in container.get("env", ())}
+
+
 def report(pod: Mapping[str, Any]) -> str:
     """What such a build reports: the same artifact for the same wish, whoever asks and whenever."""
-    containers = (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"])
-    settings = {one["name"]: one.get("value", "") for container in containers for one in container.get("env", ())}
-    request = json.loads(settings[names.BUILD_REQUEST_ENV])
+    request = json.loads(_environment(pod)[names.BUILD_REQUEST_ENV])
     wish = {key: request.get(key) for key in ("build", "huggingFace", "pvc", "s3")}
     key = hashlib.sha256(json.dumps(wish, sort_keys=True).encode()).hexdigest()
     inputs = [TensorSpec(name=name, dtype="INT64", dims=[-1]) for name in ("input_ids", "attention_mask")]
     kind = request["build"]["format"]
     made = builders.report(format=kind, artifact_key=key[:32], manifest_sha256=key, weights_digest=key, inputs=inputs)
+    if request["build"]["task"] == CLASSIFIES:
+        made = made.model_copy(update={"task": CLASSIFIES, "outputs": [_LOGITS]})
     return made.model_dump_json(by_alias=True)

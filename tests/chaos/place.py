@@ -63,7 +63,7 @@ class Place:
     revive: bool = True
     """Whether a killed operator is started anew at once."""
     kills: int = 0
-    _revivals: set[asyncio.Task[None]] = field(default_factory=set)
+    _revival: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         folder = self.lab.folder / self.namespace
@@ -84,7 +84,8 @@ class Place:
 
     async def __aexit__(self, *_: object) -> None:
         self.revive = False
-        await asyncio.gather(*self._revivals)
+        if self._revival is not None:
+            await self._revival
         await self.operator.end()
         await self.proxy.stop()
         (self.operator.folder / "trace.txt").write_text(self.proxy.told())
@@ -108,10 +109,18 @@ class Place:
         """Kill the operator, at once."""
         self.kills += 1
         self.operator.kill()
-        if self.revive and not self._revivals:
-            task = asyncio.ensure_future(self.start())
-            self._revivals.add(task)
-            task.add_done_callback(self._revivals.discard)
+        if self.revive and self._revival is None:
+            self._revival = asyncio.ensure_future(self._revived())
+
+    async def _revived(self) -> None:
+        """Start it anew, and again if it was killed in that very moment: two parallel writes may each be the last."""
+        try:
+            kills = None
+            while self.revive and kills != self.kills:
+                kills = self.kills
+                await self.start()
+        finally:
+            self._revival = None
 
     def path(self, kind: str, name: str = "", sub: str = "") -> str:
         """Address of an object."""

@@ -3,7 +3,8 @@
 On a resource that is served the API server takes each valid change, and refuses each invalid one with a message that
 names the property. What a change comes to is what a fresh creation of the same spec comes to, and the way back leads
 to the first state. A fresh one that never becomes ready says why, and so does the changed one, whose pods go on
-serving. Many resources are walked at once, each of them through all operations on one property.
+serving. And something that the operator makes shows the change: see `effects`. Many resources are walked at once, each
+of them through all operations on one property.
 """
 
 import asyncio
@@ -18,11 +19,11 @@ from typing import Any, Final
 
 from bert_operator.api import names
 from bert_operator.objects.identity import artifact_name, claim_label
-from chaos import oracles, state
+from chaos import effects, oracles, state
 from chaos.api import condition
 from chaos.operations import GONE, Operation, changed, mentions
 from chaos.place import POLL, QUIET, Lab, NeverError, Place
-from chaos.seeds import PROVIDED, SEEDS, SETTINGS, groups
+from chaos.seeds import PROVIDED, SEEDS, SETTINGS, groups, leaves
 from chaos.stories import Result
 from support import builders
 
@@ -56,6 +57,8 @@ class Step:
     spec: Mapping[str, Any]
     twin: str
     """Name of the fresh creation of the same spec."""
+    played: bool = False
+    """Whether the API server has taken it, on a resource that is served."""
 
 
 @dataclass(kw_only=True)
@@ -65,6 +68,11 @@ class Walk:
     name: str
     operations: list[Operation]
     steps: list[Step] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The property's."""
+        return self.operations[0].node.label
 
 
 @dataclass(kw_only=True)
@@ -83,6 +91,8 @@ class Stage:
     first: dict[str, state.State] = field(default_factory=dict)
     ends: dict[str, state.State] = field(default_factory=dict)
     """Of fresh creations."""
+    built: dict[str, state.State] = field(default_factory=dict)
+    """Of both, with the Jobs that were once made for them."""
     mask: frozenset[str] = frozenset()
     counter: Iterable[int] = field(default_factory=itertools.count)
 
@@ -95,7 +105,8 @@ def plans() -> list[str]:
 async def run(lab: Lab, plan: str, namespace: str, _: object = None) -> Result:
     """Carry one plan out."""
     _, seed, group = plan.split("/")
-    result = Result(plan=plan, measured={"operations": 0, "misoperations": 0, "refused": [], "leaves": []})
+    measured = {"operations": 0, "misoperations": 0, "refused": [], "leaves": [], "crd_leaves": len(leaves())}
+    result = Result(plan=plan, measured=measured)
     walked = SEEDS[seed].operations("" if group == "spec" else group)
     async with Place(lab=lab, namespace=namespace, settings=SETTINGS) as place:
         numbers = itertools.count(1)
@@ -116,13 +127,20 @@ async def run(lab: Lab, plan: str, namespace: str, _: object = None) -> Result:
             await _mistakes(stage, walk)
             await _choose(stage, walk)
         await _create_fresh(stage)
+        for walk in walks:
+            result.problems += effects.faults(f"{seed}/{walk.label}", _effects(stage, walk))
         for number in range(max(len(walk.steps) for walk in walks)):
             await _round(stage, number)
         result.problems += oracles.log_faults(place.operator.log, troubled=False)
         if ended := place.operator.ended_itself:
             result.problems.append(f"the operator ended by itself, {ended} times")
-    result.measured["leaves"] = sorted({one[0].node.label for one in walked if one[0].node.leaf})
+    result.measured["leaves"] = sorted(played(walks))
     return result
+
+
+def played(walks: Iterable[Walk]) -> set[str]:
+    """Labels of the properties that hold a value and had one changed."""
+    return {walk.label for walk in walks if any(step.played and step.operation.node.leaf for step in walk.steps)}
 
 
 def _name(number: int) -> str:
@@ -169,6 +187,7 @@ async def _begin(stage: Stage) -> None:
     states = await _states(stage.place, specs)
     stage.mask = state.masked(*states.values())
     stage.first = states
+    stage.built = await _states(stage.place, specs, jobs=True)
     if not _ready(await stage.place.get("BertDeployment", stage.twin) or {}):
         raise NeverError(f"the seed isn't ready: {_said(states[stage.twin])}")
 
@@ -248,14 +267,32 @@ async def _create_fresh(stage: Stage) -> None:
     await _create(stage.place, specs)
     await _rest(stage.place, specs)
     stage.ends = await _states(stage.place, specs)
+    stage.built |= await _states(stage.place, specs, jobs=True)
+
+
+def _effects(stage: Stage, walk: Walk) -> dict[str, bool]:
+    """Operation -> whether anything but the spec itself tells its fresh creation from the unchanged resource."""
+    mask = state.masked(*(stage.built[name] for name in stage.first))
+    seed = stage.built[stage.twin]
+    return {
+        step.operation.kind: any(
+            not _aside(stage, one.path) for one in state.differences(stage.built[step.twin], seed, mask)
+        )
+        for step in walk.steps
+    }
+
+
+def _aside(stage: Stage, path: str) -> bool:
+    """Whether a difference there says nothing of the end."""
+    return bool(_WAY.search(path) or stage.theirs.search(path))
 
 
 async def _round(stage: Stage, number: int) -> None:
     """One operation on each resource, and back."""
     steps = {walk.name: walk.steps[number] for walk in stage.walks if number < len(walk.steps)}
-    stage.result.measured["operations"] += len(steps)
     for name, step in steps.items():
-        await _sure(stage, name, step.spec)
+        step.played = await _sure(stage, name, step.spec)
+    stage.result.measured["operations"] += sum(step.played for step in steps.values())
     ends = {name: (step, stage.ends[step.twin]) for name, step in steps.items()}
     await _reach(stage, ends, "afresh")
     for name in steps:
@@ -264,10 +301,11 @@ async def _round(stage: Stage, number: int) -> None:
     await _reach(stage, back, "at first")
 
 
-async def _sure(stage: Stage, name: str, spec: Mapping[str, Any]) -> None:
+async def _sure(stage: Stage, name: str, spec: Mapping[str, Any]) -> bool:
     code, answer = await _patch(stage.place, name, spec)
     if code != 200:
         stage.result.problems.append(f"{name} {json.dumps(spec)[:200]}: {answer.get('message')}")
+    return code == 200
 
 
 async def _reach(stage: Stage, wanted: Mapping[str, tuple[Step, state.State]], word: str) -> None:
@@ -293,11 +331,7 @@ def _wrong(stage: Stage, name: str, found: state.State, want: state.State) -> li
     """What is not as it should be. Where a fresh one never becomes ready, the changed one says the same and serves."""
     if found.get(_GENERATIONS) != "current":
         return ["the status is behind the spec"]
-    differences = [
-        one
-        for one in state.differences(found, want, stage.mask)
-        if not _WAY.search(one.path) and not stage.theirs.search(one.path)
-    ]
+    differences = [one for one in state.differences(found, want, stage.mask) if not _aside(stage, one.path)]
     if want.get(f"{_READY}.status") != "True":
         first = stage.first[name]
         differences = [
@@ -319,9 +353,17 @@ _JUDGEMENT: Final = re.compile(
 _OPINION: Final = re.compile(rf"^{names.KIND}/<bert>\.status\.")
 
 
-async def _states(place: Place, wanted: Iterable[str]) -> dict[str, state.State]:
-    """What belongs to each of some resources, in words that are the same for all."""
+async def _states(place: Place, wanted: Iterable[str], *, jobs: bool = False) -> dict[str, state.State]:
+    """What belongs to each of some resources, in words that are the same for all.
+
+    Args:
+        place: where they are.
+        wanted: their names.
+        jobs: whether all Jobs that the operator ever made belong to it, as they were made; else those that are left.
+    """
     objects = await place.objects()
+    if jobs:
+        objects = [one for one in objects if one["kind"] != "Job"] + place.proxy.jobs
     return {name: own(objects, name, place.namespace) for name in wanted}
 
 

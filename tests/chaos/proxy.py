@@ -67,6 +67,8 @@ class Proxy:
     """Watches that the API server itself has answered with 410."""
     stale: dict[str, bytes] = field(default_factory=dict)
     """resource -> the listing that is shown instead of the present; watches say nothing new meanwhile."""
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    """Each as the API server answered its creation: those that end well are deleted, and only this tells of them."""
     busy_at: float = 0.0
     """When a request that an operator at rest doesn't send last came or went."""
     _open: int = 0
@@ -260,7 +262,9 @@ class Proxy:
             payload = await reply.read()
             exchange.status = reply.status
             if exchange.call.writes and reply.status < 400:
-                _remember(exchange, json.loads(payload))
+                said = json.loads(payload)
+                _remember(exchange, said)
+                self.jobs += [said] if exchange.call.kind == "create jobs" else []
             return reply.status, reply.content_type, reply.headers.get("Retry-After", ""), payload
 
     async def _watch(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:

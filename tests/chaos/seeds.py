@@ -9,6 +9,7 @@ from typing import Any, Final
 import yaml
 
 from chaos import workloads
+from chaos.kubelet import CLASSIFIES
 from chaos.operations import Node, Operation, nodes, operations
 from support import builders
 from support.operator_process import ROOT
@@ -79,8 +80,9 @@ _SERVING: Final[Document] = {
     "warmup": True,
     "batching": {"enabled": True, "maxQueueDelayMicroseconds": 500, "preferredBatchSizes": [2, 4]},
 }
-_PLAIN_BATCHES: Final[Document] = _SERVING | {"batching": {"enabled": True, "maxQueueDelayMicroseconds": 500}}
-"""What servers other than Triton know."""
+_PLAIN_BATCHES: Final[Document] = _SERVING | {"batching": {"enabled": True, "maxQueueDelayMicroseconds": 5000}}
+"""What servers other than Triton know, of a model that they batch: see `_BATCHED`. TorchServe counts whole ms."""
+_BATCHED: Final[Document] = {"task": CLASSIFIES}
 _BUILD: Final[Document] = {
     "framework": "pytorch",
     "format": "onnx",
@@ -130,9 +132,10 @@ _AUTOSCALING: Final[Document] = {
     "behavior": {"scaleUp": {"stabilizationWindowSeconds": 30}, "scaleDown": {"stabilizationWindowSeconds": 120}},
 }
 _TOLERATIONS: Final = [
-    {"key": "example.com/gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"},
-    {"operator": "Exists", "effect": "NoExecute"},
+    {"key": "example.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+    {"key": "example.com/team", "operator": "Equal", "value": "yes", "effect": "NoExecute"},
 ]
+"""The first one's operator is not what a missing one means."""
 _TUNING: Final[Document] = {
     "mode": "Recommend",
     "headroomPercent": 20,
@@ -208,11 +211,15 @@ SEEDS: Final[Mapping[str, Seed]] = {
     ),
     "serving": Seed(spec=_spec(model={"serving": _SERVING}), walks=("models[].serving",)),
     "tfserving": Seed(
-        spec=_spec(model=_LABELLED | {"serving": _PLAIN_BATCHES | {"instances": 1}}, server={"type": "tfserving"}),
+        spec=_spec(
+            build=_BATCHED,
+            model=_LABELLED | {"serving": _PLAIN_BATCHES | {"instances": 1}},
+            server={"type": "tfserving"},
+        ),
         walks=("models[].serving", "models[].versions[].labels", "models[].defaultVersion", "server.type"),
     ),
     "torchserve": Seed(
-        spec=_spec(model={"serving": _PLAIN_BATCHES}, server={"type": "torchserve"}),
+        spec=_spec(build=_BATCHED, model={"serving": _PLAIN_BATCHES}, server={"type": "torchserve"}),
         walks=("models[].serving", "server.type"),
     ),
     "versions": Seed(

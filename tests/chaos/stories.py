@@ -64,7 +64,7 @@ async def begin(place: Place, workload: Workload) -> None:
 
 async def reference_run(lab: Lab, workload: Workload, namespace: str) -> Run:
     """Play it without faults."""
-    async with Place(lab=lab, namespace=namespace) as place:
+    async with Place(lab=lab, namespace=namespace, settings=workload.settings(namespace)) as place:
         await begin(place, workload)
         kinds = dict.fromkeys((one.call.kind for one in place.proxy.trace), "start")
         place.proxy.count_anew()

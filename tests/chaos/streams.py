@@ -39,9 +39,13 @@ class Gate:
     mode: str = "open"
     """open or held (kept for later)."""
     streams: list[Stream] = field(default_factory=list)
+    record: list[bytes] | None = None
+    """Every frame that came, if anybody wants to read them."""
 
     async def take(self, stream: Stream, frame: bytes) -> None:
         """A frame has come from the API server."""
+        if self.record is not None:
+            self.record.append(frame)
         if stream.mute:
             return
         if self.mode == "open":

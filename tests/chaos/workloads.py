@@ -1,7 +1,7 @@
 """What users do while the faults happen: a beginning, a change, and what the world looks like when all is done."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from support import builders
@@ -20,6 +20,16 @@ SETTINGS: Final[Document] = {
 """Of the operators under test."""
 NAME: Final = "minilm"
 BOUNDS: Final = {"minReplicas": 2, "maxReplicas": 9, "metrics": [{"type": "cpu", "averageUtilization": 70}]}
+
+GUARDED: Final[Document] = {
+    "networkPolicy": {"enabled": True},
+    "podDisruptionBudget": {"enabled": True},
+    "autoscaling": BOUNDS,
+    "rollout": {"revisionHistoryLimit": 1},
+}
+"""All that can be switched off, and the least of revisions that are kept."""
+TIDY: Final[Document] = {"store": {"unusedArtifactsRetention": "10s"}}
+"""What nothing uses goes while one can wait for it."""
 
 
 def spec(*, path: str = "one", count: int = 2, **parts: Any) -> Document:
@@ -61,6 +71,17 @@ class Workload:
     """Who is to be Ready in the end -> replicas."""
     builds: bool = True
     """Whether builds end, or go on for ever."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the operator beyond the usual ones."""
+    elects: bool = False
+    """Whether the operator needs a Lease."""
+    crashed: bool = True
+    """Whether R1 kills the operator at each of its writes; else it is there for R7, for the requests it takes."""
+
+    def settings(self, namespace: str) -> Document:
+        """Of its operator, in a namespace."""
+        lease = {"leaderElection": {"namespace": namespace, "name": "bert-operator"}} if self.elects else {}
+        return {**SETTINGS, **self.more, **lease}
 
 
 async def _create(place: Any) -> None:
@@ -91,6 +112,31 @@ async def _delete(place: Any) -> None:
     await place.delete("BertDeployment", NAME)
 
 
+async def _strip(place: Any) -> None:
+    """Take away all that can be switched off, and with the oldest of three revisions its configuration."""
+    await place.edit(NAME, {"models": [model | {"serving": {"maxBatchSize": 2}} for model in spec()["models"]]})
+    await place.settled({NAME: 2})
+    off = {"networkPolicy": None, "podDisruptionBudget": {"enabled": False}, "autoscaling": None}
+    await place.edit(NAME, serving_as(replicas=2, **off))
+
+
+async def _collect(place: Any) -> None:
+    """Delete one whose artifact nothing else uses. A single one: of two, one may need another Job after an error."""
+    await place.delete("BertDeployment", "other")
+    await place.until(lambda: place.saw("delete", "bertartifacts", 1), "its artifact goes")
+
+
+async def _refused(place: Any) -> None:
+    """Nobody may make pods, until the operator has looked why there are none."""
+    body = {"metadata": {"name": "none"}, "spec": {"limits": [{"type": "Pod", "max": {"cpu": "1m"}}]}}
+    limits = f"/api/v1/namespaces/{place.namespace}/limitranges"
+    await place.lab.api.sure("POST", limits, body)
+    await place.create(bert())
+    asked = "list events"
+    await place.until(lambda: any(one.call.kind == asked for one in place.proxy.trace), "it looks why there is no pod")
+    await place.lab.api.sure("DELETE", f"{limits}/none")
+
+
 async def _share(place: Any) -> None:
     """Two ask for the same Jobs on one claim; one of them goes while they run, then the builds end."""
     await place.create(bert("first", storage={"claimName": "models"}))
@@ -102,6 +148,7 @@ async def _share(place: Any) -> None:
     place.nudge()
 
 
+OTHER: Final = bert("other", path="two", count=1, storage={"claimName": "models"})
 WORKLOADS: Final = {
     one.name: one
     for one in (
@@ -113,5 +160,9 @@ WORKLOADS: Final = {
         Workload(name="switch", before=(bert(),), act=_switch, serves={NAME: 2}),
         Workload(name="share", before=(), act=_share, serves={"second": 2}, builds=False),
         Workload(name="delete", before=(), act=_create, serves={}),
+        Workload(name="lead", before=(), act=_create, serves={NAME: 2}, elects=True, crashed=False),
+        Workload(name="strip", before=(bert(**GUARDED),), act=_strip, serves={NAME: 2}, crashed=False),
+        Workload(name="collect", before=(bert(), OTHER), act=_collect, serves={NAME: 2}, more=TIDY, crashed=False),
+        Workload(name="refused", before=(), act=_refused, serves={NAME: 2}, crashed=False),
     )
 }

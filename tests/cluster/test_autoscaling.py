@@ -238,7 +238,7 @@ def test_a_restart_while_it_is_on_writes_nothing(place: Place, tmp_path: Path) -
         eventually("an autoscaler", place.autoscalers)
         place.scale(6)
         eventually("the autoscaler owns it alone", lambda: place.owners() == {(AUTOSCALER, "scale")})
-        said = "6 of 6 pods are new, 0 answer, at least 2 are asked for"
+        said = "6 of 6 pods are new, 0 of these answer, at least 2 are asked for"
         eventually("it says so", lambda: place.said("Ready") == said)
         eventually("it comes to rest", first.idle)
     with operator(place.api, tmp_path, "-n", place.namespace) as second:

@@ -6,7 +6,8 @@ import sys
 
 from support.installation import ROOT
 
-CLUSTER = "e2e"
+CLUSTER = os.environ.get("BERTOPS_E2E_CLUSTER", "e2e")
+"""Two runs on one machine need two names."""
 
 
 def localcluster(*arguments: str) -> str:

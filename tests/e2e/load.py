@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -53,12 +54,24 @@ def steady_load(kube: Kube, image: str, service: str, model: str, *, server: str
         server: triton, tfserving or torchserve.
     """
     load = Load()
+    wait_for("an earlier load's end", lambda: kube.get("pod", "load") is None, seconds=60)
     kube.apply(_pod(image, *_REQUESTS[server](service, model)))
     wait_for("the load", lambda: "started" in kube.kubectl("logs", "load", check=False), seconds=60)
     yield load
     kube.kubectl("delete", "pod", "load", "--wait=false")
     told = wait_for("the load's count", lambda: _told(kube), seconds=60)
     load.sent, load.failed = told["sent"], told["failed"]
+
+
+def ask(kube: Kube, service: str, model: str, *, server: str = "triton") -> Any:
+    """The answer to one such request, from outside of the cluster; arguments as of `steady_load`."""
+    address, body = _REQUESTS[server](service, model)
+    port, _, path = address.removeprefix(f"{service}:").partition("/")
+    with kube.port_forward(f"service/{service}", int(port)) as local:
+        data, header = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://{local}/{path}", data, header)
+        with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - http
+            return json.load(reply)
 
 
 def _told(kube: Kube) -> dict[str, Any] | None:

@@ -1,6 +1,8 @@
 """The real TorchServe on the real node: the sample, texts and tensors, a second version under load."""
 
 import json
+import os
+import signal
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from bert_operator.api.spec import Task
-from e2e import berts
+from e2e import berts, processes
 from e2e.load import steady_load
 from support import classifier, numpy_bert
 from support.installation import Images, wait_ready
@@ -20,6 +22,8 @@ from support.kube import Kube, wait_for
 
 NAME = "sentiment-torchserve"
 """The sample's, and its file's."""
+WORKER = "model_service_worker"
+"""A word of the command line of a process that runs the model."""
 MAX_DIFFERENCE = 1e-4
 TEXTS = ("What a good film!", "I can't believe how bad this coffee is.", "Über alle Maßen langweilig")
 
@@ -117,6 +121,18 @@ def test_grpc_answers(kube: Kube, served: dict[str, Any]) -> None:
     with kube.port_forward(f"service/{NAME}", 7070) as address, grpc.insecure_channel(address) as channel:
         answer = channel.unary_unary(method, lambda raw: raw, lambda raw: raw)(b"", timeout=30)
     assert b"Healthy" in answer
+
+
+def test_a_killed_worker_is_replaced_without_a_restart(kube: Kube, served: dict[str, Any]) -> None:
+    """Kubernetes shows nothing of it, and need not (R15)."""
+    assert served
+    (pod,) = berts.serving_pods(kube, NAME)
+    (worker,) = processes.named(pod, WORKER)
+    os.kill(worker, signal.SIGKILL)
+    wait_for("another worker", lambda: set(processes.named(pod, WORKER)) - {worker}, seconds=10)
+    assert wait_for("an answer", lambda: ask(kube, {"text": TEXTS[0]})[0] == 200, seconds=10)
+    (now,) = berts.serving_pods(kube, NAME)
+    assert [one["restartCount"] for one in now["status"]["containerStatuses"]] == [0]
 
 
 def test_a_second_version_comes_without_a_failed_request(

@@ -1,8 +1,10 @@
 """What the chart renders. `make golden` writes the expected files anew; read the diff before you commit it."""
 
 import functools
+import itertools
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 
 from bert_operator.settings import Settings
 from support import helm
+from support.operator_process import RULES
 
 FOLDER = Path(__file__).parent / "chart"
 CASES = sorted(path.name.removesuffix(".values.yaml") for path in FOLDER.glob("*.values.yaml"))
@@ -52,6 +55,18 @@ def test_renders_as_before(binary: str, case: str) -> None:
     if os.environ.get("GOLDEN") == "write":
         expected.write_text(rendered, encoding="utf-8")
     assert rendered == expected.read_text(encoding="utf-8"), "if that is meant: `make golden`, and read the diff"
+
+
+def test_the_operator_has_exactly_the_rights_that_the_tests_of_it_have(binary: str) -> None:
+    roles = [obj for obj in _objects(_template(binary, "default")) if obj["kind"] == "ClusterRole"]
+    given = [rule for role in roles for rule in role["rules"] if "aggregate" not in str(role["metadata"])]
+    assert _rights((rule["apiGroups"], rule["resources"], rule["verbs"]) for rule in given) == _rights(
+        ([group], resources, verbs) for group, resources, verbs in RULES if resources != ("leases",)
+    )
+
+
+def _rights(rules: Iterable[tuple[Sequence[str], Sequence[str], Sequence[str]]]) -> set[tuple[str, str, str]]:
+    return {each for rule in rules for each in itertools.product(*rule)}
 
 
 @pytest.mark.parametrize("case", CASES)

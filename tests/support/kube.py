@@ -112,19 +112,34 @@ class Kube:
                 process.terminate()
 
 
-def wait_for(what: str, look: Callable[[], T | None], *, seconds: float, seen: Callable[[], object] = str) -> T:
+def wait_for(
+    what: str,
+    look: Callable[[], T | None],
+    *,
+    seconds: float,
+    seen: Callable[[], object] = str,
+    patience: float = LOADED,
+) -> T:
     """Look until something is there.
 
+    Args:
+        what: is looked for, in words.
+        look: gives it once it is there.
+        seconds: that it may take on a machine at rest.
+        seen: what to tell if it never is.
+        patience: times as long is waited.
+
     Raises:
-        TooLate: it isn't, after LOADED times `seconds`; the text says what was seen last.
+        TooLate: it isn't; the text says what was seen last.
     """
-    deadline = time.monotonic() + seconds * LOADED
+    seconds *= patience
+    deadline = time.monotonic() + seconds
     while True:
         found = look()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise TooLate(f"{what}: not within {seconds * LOADED:.0f} s; last seen: {seen()}")
+            raise TooLate(f"{what}: not within {seconds:.0f} s; last seen: {seen()}")
         time.sleep(POLL_SECONDS)
 
 

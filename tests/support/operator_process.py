@@ -33,7 +33,7 @@ RULES: Final = (
     # What `cluster` writes; server-side apply needs create and patch.
     ("bertops.dev", ("bertdeployments/status",), ("patch",)),
     ("bertops.dev", ("bertartifacts",), ("list", "watch", "create", "patch", "delete")),
-    ("apps", ("deployments",), ("list", "watch", "create", "patch", "delete")),
+    ("apps", ("deployments",), ("list", "watch", "create", "patch")),
     # `get` because `kubectl autoscale` gives its own the name that ours would have.
     ("autoscaling", ("horizontalpodautoscalers",), ("get", "list", "watch", "create", "patch", "delete")),
     ("policy", ("poddisruptionbudgets",), ("list", "watch", "create", "patch", "delete")),
@@ -42,7 +42,7 @@ RULES: Final = (
     ("", ("configmaps",), ("list", "watch", "create", "patch", "delete")),
     ("", ("persistentvolumeclaims",), ("list", "watch", "create", "patch")),
     # `get` because its plain name may be somebody else's.
-    ("", ("services",), ("get", "list", "watch", "create", "patch", "delete")),
+    ("", ("services",), ("get", "list", "watch", "create", "patch")),
     # `list` because only Events say why a Job gets no pod.
     ("events.k8s.io", ("events",), ("create", "list")),
     # Who leads, where the settings ask for an election.

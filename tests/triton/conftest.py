@@ -119,7 +119,7 @@ def _wish() -> spec.BertDeploymentSpec:
     }
     return spec.BertDeploymentSpec.model_validate(
         {
-            "server": {"type": "triton", "triton": {"exitTimeoutSeconds": 5}},
+            "server": {"type": "triton", "triton": {"exitTimeoutSeconds": 5}, "extraArgs": ["--log-info=true"]},
             "storage": {"size": "1Gi"},
             "models": [classifier, embedder, lowered],
         }

@@ -81,7 +81,7 @@ def test_the_server_runs_the_config_that_was_written(scene: Scene, name: str) ->
 
 
 def test_every_shape_is_run_before_the_server_turns_ready(scene: Scene) -> None:
-    log = scene.server.log.read_text()
+    log = scene.server.log.read_text()  # that says so by the user's --log-info=true, which comes after ours
     one, _ = scene.part("sentiment-v2")
     per_instance = len(triton_sizing.warmup_lengths(one.model, one.artifact.report)) * sum(
         triton_sizing.warmup_batches(one.model)

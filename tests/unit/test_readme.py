@@ -1,5 +1,6 @@
 """What the README and the docs say is there, is there."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -39,6 +40,14 @@ def test_the_install_command_sets_values_that_the_chart_has() -> None:
             assert part in found
             found = found[part]
     assert (ROOT / words[words.index("--install") + 2]).is_dir()
+
+
+def test_the_readme_quotes_the_campaign_as_its_page_has_it() -> None:
+    families = json.loads((ROOT / "docs" / "campaign.json").read_text(encoding="utf-8"))
+    about = families.pop("about")
+    plans, failed = (sum(one[key] for one in families.values()) for key in ("plans", "failed"))
+    told = f"{plans} plans, {failed} failed, in {float(about['minutes']):.0f} minutes"
+    assert told in " ".join(README.split())
 
 
 def test_the_walk_through_follows_the_sample_it_names() -> None:

@@ -257,7 +257,9 @@ class Server(Model):
 
     type: ServerType = Field(description="Which inference server: `triton`, `tfserving` or `torchserve`.")
     image: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=512)] | None = Field(
-        None, description="Image to use instead of the release's one, e.g. a mirror. It must hold the same release."
+        None,
+        description="Image to use instead of the release's one, e.g. a mirror. It must hold the same release, and bash "
+        "for the probes of TF Serving and of a Triton whose backend runs in Python.",
     )
     release: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=63)] | None = Field(
         None, description="Release of the server as named in the operator's settings; unset takes their default."

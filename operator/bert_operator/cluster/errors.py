@@ -6,6 +6,9 @@ REFUSALS: Final = frozenset({400, 403, 404, 413, 422})
 """Answers that the same request will get again until somebody changes something."""
 
 
+SERVER_ERROR: Final = 500
+
+
 class Cause(NamedTuple):
     """One cause in the details of a Status object."""
 
@@ -51,6 +54,11 @@ class ApiError(Exception):
     def namespace_ends(self) -> bool:
         """Whether the namespace is being deleted: nothing new is let in, and everything in it goes."""
         return any(cause.reason == "NamespaceTerminating" for cause in self.causes)
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether nobody knows if it was carried out: no answer came, or the server's own failure."""
+        return self.status == 0 or self.status >= SERVER_ERROR
 
     @property
     def refused(self) -> bool:

@@ -66,8 +66,9 @@ class Stores:
         """Delete a record.
 
         Returns:
-            Whether we did: not if it has changed since it was judged, for then somebody wants it, nor if it is gone,
-            for then somebody else removes its artifact.
+            Whether it is gone: not if it has changed since it was judged, for then somebody wants it. That it was gone
+            already says nothing: the client repeats a deletion whose answer was lost. Who else may have deleted it
+            wanted no artifact to stay, and a Job that finds none does no harm.
         """
         meta = record["metadata"]
         same = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
@@ -79,9 +80,9 @@ class Stores:
                 body={"preconditions": same},
             )
         except ApiError as error:
-            if error.status in (NOT_FOUND, CONFLICT):
-                return False
-            raise
+            if error.status not in (NOT_FOUND, CONFLICT):
+                raise
+            return error.status == NOT_FOUND
         return True
 
     async def _list(self, kind: str, namespace: str, query: str = "") -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any, Final
 
 from bert_operator.api import names, spec
-from bert_operator.servers import releases, tfserving_config, tfserving_sizing
+from bert_operator.servers import probes, releases, tfserving_config, tfserving_sizing
 from bert_operator.servers.base import ConfigFile, Mount, Ports, ServedVersion, ServerContainer, Volume
 from bert_operator.settings import HardwareProfile, Settings
 
@@ -33,14 +33,6 @@ _MODELS_FILE: Final = "models.config"
 _MONITORING_FILE: Final = "monitoring.config"
 _BATCHING_FILE: Final = "batching.config"
 
-_PROBE: Final = (
-    "for path; do exec 3<>/dev/tcp/127.0.0.1/$0 && "
-    'printf "GET %s HTTP/1.0\\r\\nConnection: close\\r\\n\\r\\n" "$path" >&3 '
-    '&& mapfile -u 3 answer && [[ ${answer[0]} == *" 200 "* ]] || { echo "$path: ${answer[0]:-no answer}"; exit 1; }; '
-    "exec 3>&-; done"
-)
-"""A version's metadata is answered only while it can be asked, its status (200 in every state) tells a probe nothing.
-One after the other in bash: an httpGet probe asks one path, and the image has no curl."""
 _MISSING: Final = (
     "spec.server.type is 'tfserving', and this installation has no TF Serving: set tfserving.releases in the "
     "operator's chart"
@@ -73,7 +65,7 @@ class TfServing:
         files = _config_files(served, wish)
         startup = ceil(tfserving_sizing.startup_seconds(wish, served) / _STARTUP_PERIOD_SECONDS)
         # Not REST: a REST request holds a thread until it is answered, and a busy server must not be restarted.
-        alive = {"tcpSocket": {"port": "grpc"}}
+        alive = probes.greets(GRPC_PORT)
         return ServerContainer(
             mounts=tuple(mount(one) for one in served),
             files=files,
@@ -83,7 +75,7 @@ class TfServing:
             env=_env(wish),
             startup_probe=_servable(served) | {"periodSeconds": _STARTUP_PERIOD_SECONDS, "failureThreshold": startup},
             readiness_probe=_servable(served) | {"periodSeconds": 5, "failureThreshold": 3},
-            liveness_probe=alive | {"periodSeconds": 10, "timeoutSeconds": 3, "failureThreshold": 6},
+            liveness_probe=alive | {"periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
             lifecycle={"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
             resources=tfserving_sizing.resources(wish, served),
             termination_grace_seconds=PRE_STOP_SECONDS + _DRAIN_SECONDS,
@@ -166,9 +158,12 @@ def _env(wish: spec.BertDeploymentSpec) -> Mapping[str, str]:
 
 
 def _servable(served: Sequence[ServedVersion]) -> dict[str, Any]:
-    """Succeeds once every version of every model can be asked."""
+    """Succeeds once every version of every model can be asked.
+
+    A version's metadata is answered only while it can be, its status (200 in every state) tells a probe nothing.
+    """
     paths = [f"/v1/models/{one.model.name}/versions/{one.version}/metadata" for one in served]
-    return {"exec": {"command": ["bash", "-c", _PROBE, str(REST_PORT), *paths]}, "timeoutSeconds": 5}
+    return {**probes.answers(REST_PORT, paths), "timeoutSeconds": 5}
 
 
 def _model_faults(index: int, model: spec.BertModel) -> Iterator[str]:

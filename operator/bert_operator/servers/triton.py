@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any, Final
 
 from bert_operator.api import names, spec
-from bert_operator.servers import triton_config, triton_sizing
+from bert_operator.servers import probes, triton_config, triton_sizing
 from bert_operator.servers.base import ConfigFile, Mount, Ports, ServedVersion, ServerContainer, Volume
 from bert_operator.settings import HardwareProfile, Settings, TritonRelease
 
@@ -26,10 +26,15 @@ _STARTUP_PERIOD_SECONDS: Final = 3
 _CONFIG_FILE: Final = "config.pbtxt"
 _ADMIN_APIS: Final = "model-repository,shared-memory,trace,logging"
 _START: Final = (
+    # What a killed server has left there counts towards the memory limit, and fills it in the end.
+    "rm -f /dev/shm/triton_python_backend_shm_region_*; "
     "key=$(cat /proc/sys/kernel/random/uuid) && exec /opt/tritonserver/bin/tritonserver "
     f'"--http-restricted-api={_ADMIN_APIS}:bertops-key=$key" '
     f'"--grpc-restricted-protocol={_ADMIN_APIS}:bertops-key=$key" "$@"'
 )
+
+_STUB: Final = "triton_python_b"
+"""The kernel's name of triton_python_backend_stub."""
 
 _OLDEST: Final = (24, 10)
 _SINCE: Final[Mapping[str, tuple[int, int]]] = {"--http-max-input-size": (25, 6)}
@@ -61,6 +66,7 @@ class Triton:
         release = _release(wish, settings)
         exit_timeout = wish.server.triton.exit_timeout_seconds
         startup = ceil(triton_sizing.startup_seconds(wish, served) / _STARTUP_PERIOD_SECONDS)
+        stubs = _stubs(served, release)
         mounts = tuple(mount(one) for one in served)
         profile = settings.hardware_profiles[wish.hardware.profile]
         return ServerContainer(
@@ -71,8 +77,8 @@ class Triton:
             args=(*_flags(exit_timeout, gpu=bool(profile.resource_name)), *wish.server.extra_args),
             env=_env(wish, served, gpu=bool(profile.resource_name)),
             startup_probe=_probe("ready", period=_STARTUP_PERIOD_SECONDS, failures=startup),
-            readiness_probe=_probe("ready", period=5, failures=3),
-            liveness_probe=_probe("live", period=10, failures=6),
+            readiness_probe=_probe("ready", period=5, failures=3, stubs=stubs),
+            liveness_probe=_probe("live", period=10, failures=6, stubs=stubs),
             lifecycle={"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
             resources=triton_sizing.resources(wish, served, profile.resource_name),
             termination_grace_seconds=PRE_STOP_SECONDS + exit_timeout + _GRACE_SECONDS,
@@ -195,6 +201,8 @@ def _flags(exit_timeout: int, *, gpu: bool) -> tuple[str, ...]:
         "--exit-on-error=true",
         "--strict-readiness=true",
         "--disable-auto-complete-config",
+        # Else its table of options is all that a pod's last words have room for, and no error.
+        "--log-info=false",
         f"--exit-timeout-secs={exit_timeout}",
         f"--http-port={HTTP_PORT}",
         f"--grpc-port={GRPC_PORT}",
@@ -220,13 +228,26 @@ def _env(wish: spec.BertDeploymentSpec, served: Sequence[ServedVersion], *, gpu:
     return {variable.name: variable.value for variable in wish.server.env} | ours
 
 
-def _probe(kind: str, *, period: int, failures: int) -> Mapping[str, Any]:
-    return {
-        "httpGet": {"path": f"/v2/health/{kind}", "port": "http"},
-        "periodSeconds": period,
-        "timeoutSeconds": 3,
-        "failureThreshold": failures,
-    }
+def _stubs(served: Sequence[ServedVersion], release: TritonRelease) -> int:
+    """How many processes serve models beside Triton's own: one for each instance of a Python-based backend."""
+    return sum(
+        one.model.serving.instances
+        for one in served
+        if triton_config.backend(one.artifact.report.format, release).endswith("_python")
+    )
+
+
+def _probe(kind: str, *, period: int, failures: int, stubs: int = 0) -> Mapping[str, Any]:
+    """Triton's own word; where models are served by other processes, these must be alive, too.
+
+    Triton doesn't start one again that has died: it calls itself healthy and answers every request with an error.
+    """
+    path = f"/v2/health/{kind}"
+    shared = {"periodSeconds": period, "failureThreshold": failures}
+    if stubs:
+        # A process of its own, on the server's processors: it may take a while.
+        return {**probes.answers_with(HTTP_PORT, [path], stubs, _STUB), "timeoutSeconds": 5} | shared
+    return {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 3} | shared
 
 
 def _volumes(served: Sequence[ServedVersion]) -> tuple[Volume, ...]:

@@ -63,7 +63,7 @@ six manifests and the status, and does nothing else: no plan, no drift, no watch
 ours.
 
 Where pods have to be ready (P6, P9, P10) a stand-in for kubelets writes into their status what kwok would write: a few
-lines here, and one program less beside what is measured. Growth (P10) counts from the first fifth of the events on.
+lines here, and one program less beside what is measured. Growth (P10) counts from the second tenth of the events on.
 
 | id | what | measured | target | |
 |---|---|---|---|---|

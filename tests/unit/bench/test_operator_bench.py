@@ -98,6 +98,6 @@ async def test_a_measure_that_fails_is_told_and_takes_no_other_along(monkeypatch
     monkeypatch.setattr(program, "MEASURES", {"bursts": (("P1",), fails), "latency": (("P5",), works)})
     results = measures.Results(details={"machine": {"cores": 2, "load_at_start": 0.1, "at": "today"}})
     for name in ("bursts", "latency"):
-        await program._measured(name, None, measures.Sizes(), results)  # type: ignore[arg-type]
+        await program._measured(name, None, measures.Sizes(), results)
     assert [row.met for row in report.rows(results.figures)] == [True]
     assert 'Not measured: bursts (RuntimeError("3 of 200' in report.page(results)

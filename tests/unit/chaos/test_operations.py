@@ -159,3 +159,14 @@ def test_a_node_that_a_spec_does_not_write_has_no_operations() -> None:
     (node,) = [one for one in nodes(SCHEMA) if one.label == "count"]
     assert isinstance(node, Node)
     assert operations(node, {"mode": "On"}) == []
+
+
+def test_only_what_the_server_took_counts_as_played() -> None:
+    (node,) = [one for one in nodes(SCHEMA) if one.label == "count"]
+    walks = []
+    for played in (True, False):
+        one = operations(node, SPEC)
+        step = properties.Step(operation=one[0], value=4, spec={}, twin="walk-0001", played=played)
+        walks.append(properties.Walk(name="walk-0000", operations=one, steps=[step]))
+    assert properties.played(walks[:1]) == {"count"}
+    assert properties.played(walks[1:]) == set()

@@ -22,3 +22,17 @@ def test_what_failed_is_told_with_how_to_repeat_it() -> None:
     text = page.markdown(found)
     assert "make campaign ONLY=R5/2" in text
     assert "**2 plans, 1 failed**" in text
+
+
+def test_what_a_whole_campaign_did_not_reach_is_told() -> None:
+    walked = {"operations": 3, "leaves": ["a", "b", "c"], "crd_leaves": 4}
+    found = page.figures([Result(plan="R4/one", measured=walked)], ABOUT, {"R4": ["3 changes were played"]})
+    assert found["R4"]["missed"] == ["3 changes were played"]
+    measured = found["R4"]["measured"]
+    assert (measured["leaves"], measured["crd_leaves"], measured["leaves_share"]) == (3, 4, 0.75)
+    assert "- R4: 3 changes were played" in page.markdown(found)
+
+
+def test_nothing_is_missed_where_all_was_reached() -> None:
+    found = page.figures(RESULTS, ABOUT, {})
+    assert "not reached" not in page.markdown(found)

@@ -41,6 +41,24 @@ def test_a_torn_report_is_none(text: str) -> None:
     assert pod_state.report(pod(main=[b.terminated("publish", message=text)])) is None
 
 
+T = [f"2026-11-23T19:{minutes:02}:00Z" for minutes in (0, 10, 20, 30)]
+
+
+def ended(code: int, began: str, at: str, reason: str = "Error") -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "reason": reason, "startedAt": began, "finishedAt": at}}
+
+
+def serving(status: dict[str, Any], *, since: str, began: str) -> dict[str, Any]:
+    """A serving pod that isn't ready since then, whose server runs since then."""
+    found = pod(
+        main=[{**status, "state": {"running": {"startedAt": began}}}],
+        conditions=[{"type": "ContainersReady", "status": "False", "lastTransitionTime": since}],
+    )
+    found["metadata"]["namespace"] = "team"
+    probe = {"periodSeconds": 3, "failureThreshold": 40}
+    return found | {"spec": {"containers": [{"name": "server", "startupProbe": probe}]}}
+
+
 CASES: list[tuple[str, dict[str, Any], str, str, bool]] = [
     (
         "a step explains itself",
@@ -80,6 +98,66 @@ CASES: list[tuple[str, dict[str, Any], str, str, bool]] = [
         False,
     ),
     (
+        "a crash long before",
+        serving(b.running("server") | {"started": True, "lastState": ended(1, T[0], T[1])}, since=T[3], began=T[2]),
+        "ContainerNotReady",
+        "container server runs, but no longer answers its readiness probe",
+        True,
+    ),
+    (
+        "a server that hangs",
+        serving(b.running("server") | {"started": True}, since=T[3], began=T[0]),
+        "ContainerNotReady",
+        "next: kubectl logs -n team p -c server",
+        True,
+    ),
+    (
+        "a start that takes too long and is killed",
+        serving(b.running("server") | {"started": False, "lastState": ended(137, T[1], T[3])}, since=T[0], began=T[3]),
+        "StartupTimedOut",
+        "container server wasn't ready 117 s after its start",
+        False,
+    ),
+    (
+        "a start that takes too long and ends in peace",
+        serving(b.running("server") | {"started": False, "lastState": ended(0, T[1], T[3])}, since=T[0], began=T[3]),
+        "StartupTimedOut",
+        "server.resources.limits.cpu",
+        False,
+    ),
+    (
+        "a slow start that ends for want of memory",
+        serving(
+            b.running("server") | {"started": False, "lastState": ended(137, T[1], T[3], reason="OOMKilled")},
+            since=T[0],
+            began=T[3],
+        ),
+        "OutOfMemory",
+        "server.resources.limits.memory",
+        False,
+    ),
+    (
+        "a slow start that ends by itself",
+        serving(b.running("server") | {"started": False, "lastState": ended(1, T[1], T[3])}, since=T[0], began=T[3]),
+        "ContainerFailed",
+        "exited with code 1",
+        False,
+    ),
+    (
+        "a crash loop in the moment between two crashes in which the server is up and not yet ready",
+        serving(b.running("server") | {"started": True, "lastState": ended(1, T[0], T[1])}, since=T[1], began=T[2]),
+        "ContainerFailed",
+        "exited with code 1",
+        False,
+    ),
+    (
+        "killed after it had been ready for long",
+        serving(b.running("server") | {"started": False, "lastState": ended(137, T[0], T[3])}, since=T[2], began=T[3]),
+        "ContainerKilled",
+        "failed its liveness probe",
+        True,
+    ),
+    (
         "no image",
         pod(main=[b.waiting("server", "ImagePullBackOff") | {"image": "nowhere/x:1"}]),
         "ImagePullFailed",
@@ -113,6 +191,38 @@ def test_trouble_is_named(live: dict[str, Any], reason: str, words: str, *, pass
     assert problem.reason == reason
     assert words in problem.message
     assert problem.passing is passing
+
+
+def test_a_pod_that_is_told_to_end_need_not_answer() -> None:
+    live = serving(b.running("server") | {"started": True}, since=T[3], began=T[0])
+    live["metadata"]["deletionTimestamp"] = T[3]
+    assert pod_state.problem(live) is None
+
+
+def test_of_a_guard_that_is_late_once_nothing_is_said() -> None:
+    live = serving(b.running("verify") | {"started": True}, since=T[3], began=T[0])
+    assert pod_state.problem(live) is None
+
+
+def test_each_pod_of_a_server_is_told_of_in_the_same_words() -> None:
+    told = set()
+    for name in ("minilm-a", "minilm-b"):
+        live = serving(b.running("server") | {"started": True}, since=T[3], began=T[0])
+        live["metadata"] |= {"name": name, "labels": {"app.kubernetes.io/instance": "minilm"}}
+        found = pod_state.problem(live)
+        assert found is not None
+        told.add(found.message)
+    (text,) = told
+    assert "kubectl logs -n team -l app.kubernetes.io/instance=minilm" in text
+
+
+@pytest.mark.parametrize(
+    ("since", "began"),
+    [(T[0], T[1]), (T[1], T[1])],
+    ids=["a pod that has just started", "one that started and became unready at once"],
+)
+def test_a_server_that_was_never_ready_in_this_run_is_still_starting(since: str, began: str) -> None:
+    assert pod_state.problem(serving(b.running("server") | {"started": True}, since=since, began=began)) is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The replica count passes to an autoscaler and back, and is never nobody's; the world knows server-side apply."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -312,7 +312,7 @@ class TestWhatIsSaid:
         deployment(world)["status"] |= {"readyReplicas": 1, "availableReplicas": 1}
         ready = {c["type"]: c for c in _said(world.plan(SETTINGS))}["Ready"]
         assert (ready["status"], ready["reason"]) == ("False", "RollingOut")
-        assert ready["message"] == "2 of 2 pods are new, 1 answer, at least 2 are asked for"
+        assert ready["message"] == "2 of 2 pods are new, 1 of these answer, at least 2 are asked for"
 
     def test_a_new_spec_isnt_ready_before_the_deployments_controller_has_looked(self) -> None:
         world = a_world(replicas=2, autoscaling=auto())
@@ -358,6 +358,34 @@ class TestATakenName:
         accepted = _said(plan)[0]
         assert accepted["reason"] == "NameConflict"
         assert "next: remove spec.autoscaling or remove that object" in accepted["message"]
+
+
+class TestAServerThatIsLate:
+    """A readiness probe that fails: a busy server for a moment, one that hangs for longer."""
+
+    def late(self, since: datetime) -> FakeCluster:
+        world = a_world(replicas=1)
+        live = deployment(world)
+        live["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+        state = {"running": {"startedAt": (since - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")}}
+        status = {"name": "server", "state": state, "ready": False, "started": True}
+        at = since.strftime("%Y-%m-%dT%H:%M:%SZ")
+        condition = {"type": "ContainersReady", "status": "False", "lastTransitionTime": at}
+        metadata = {"name": "p", "labels": live["spec"]["template"]["metadata"]["labels"]}
+        spec = {"containers": [{"name": "server", "startupProbe": {"periodSeconds": 3, "failureThreshold": 40}}]}
+        pod = {"kind": "Pod", "metadata": metadata, "spec": spec}
+        world.put(pod | {"status": {"conditions": [condition], "containerStatuses": [status]}})
+        return world
+
+    def test_for_a_moment_it_is_no_trouble_and_looked_at_again(self) -> None:
+        plan = self.late(NOW).plan(SETTINGS)
+        assert {c["type"]: c for c in _said(plan)}["Ready"]["reason"] == "RollingOut"
+        assert plan.recheck_after_seconds == 4
+
+    def test_then_it_is_named(self) -> None:
+        plan = self.late(NOW).plan(SETTINGS, now=NOW + timedelta(seconds=4))
+        told = {c["type"]: c for c in _said(plan)}
+        assert (told["Ready"]["reason"], told["Degraded"]["reason"]) == ("ContainerNotReady", "ContainerNotReady")
 
 
 class TestAPodMoreThatWaitsForANode:

@@ -483,16 +483,16 @@ def test_the_clients_models_are_never_imported() -> None:
     assert done.stdout.split() == ["0", "0"]
 
 
-@pytest.mark.parametrize(("status", "ours"), [(200, True), (404, False), (409, False)])
-async def test_a_record_that_somebody_else_deletes_or_changes_is_not_withdrawn_by_us(
+@pytest.mark.parametrize(("status", "gone"), [(200, True), (404, True), (409, False)])
+async def test_a_record_that_somebody_has_changed_stays_and_one_that_is_gone_is_gone(
     server: ApiServer,
     connection: Connection,
     status: int,
-    ours: bool,  # noqa: FBT001
+    gone: bool,  # noqa: FBT001
 ) -> None:
     server.say(status, "NotFound")
     record = a_child(names.ARTIFACT_KIND, "onnx-1")
-    assert await Stores(connection).withdraw(record) is ours
+    assert await Stores(connection).withdraw(record) is gone
     meta = record["metadata"]
     same = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
     assert server.requests[0].body == {"preconditions": same}

@@ -70,9 +70,13 @@ class Api:
     async def withdraw(self, record: Mapping[str, Any]) -> bool:
         self._do("withdraw")
         known = self.objects.get((names.ARTIFACT_KIND, record["metadata"]["name"]))
-        if known is None or known["metadata"]["resourceVersion"] != record["metadata"]["resourceVersion"]:
+        if known is None:
+            return True
+        if known["metadata"]["resourceVersion"] != record["metadata"]["resourceVersion"]:
             return False
         del self.objects[names.ARTIFACT_KIND, record["metadata"]["name"]]
+        if lost := self.failures.pop("answer", None):
+            raise lost
         return True
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -354,14 +358,14 @@ async def test_whom_a_record_that_goes_or_comes_back_concerns_is_looked_at(place
     assert place.woken.count(keeper) == 2
 
 
-async def test_a_record_that_somebody_else_deleted_is_not_for_us_to_put_back(place: Place) -> None:
+async def test_a_record_that_is_gone_already_is_not_put_back_and_its_files_follow(place: Place) -> None:
     def goes() -> None:
         del place.api.objects[names.ARTIFACT_KIND, place.name(UNUSED)]
 
     place.api.before["withdraw"] = goes
     await place.look()
     assert not place.there(UNUSED)
-    assert place.jobs() == []
+    assert len(place.jobs()) == 1
 
 
 async def test_a_look_that_fails_after_the_record_went_puts_it_back(place: Place) -> None:
@@ -522,6 +526,55 @@ async def test_a_record_that_cannot_be_deleted_does_not_lose_those_before_it(pla
     (task,) = place.jobs()
     assert len(task.artifacts) == 1
     assert place.there(UNUSED) != place.there("8" * 32)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+async def test_a_record_whose_deletion_got_no_answer_is_followed_by_its_files(place: Place, seen: bool) -> None:  # noqa: FBT001
+    gone = place.api.objects[names.ARTIFACT_KIND, place.name(UNUSED)]
+    place.api.failures["answer"] = ApiError(status=0, reason="Unreachable", message="cut", what="delete")
+    with pytest.raises(ApiError):
+        await place.look()
+    if seen:
+        place.world.drop(gone)
+    assert place.jobs() == []
+    await place.look()
+    (task,) = place.jobs()
+    assert [one.folder for one in task.artifacts] == [f"onnx-{UNUSED}"]
+    assert not place.collector._unanswered
+
+
+async def test_a_record_whose_deletion_never_arrived_is_judged_anew(place: Place) -> None:
+    place.api.failures["withdraw"] = ApiError(status=0, reason="Unreachable", message="cut", what="delete")
+    with pytest.raises(ApiError):
+        await place.look()
+    place.bert("again", UNUSED)
+    await place.look()
+    assert place.there(UNUSED)
+    assert place.jobs() == []
+    assert not place.collector._unanswered
+
+
+async def test_a_record_that_went_without_an_answer_comes_back_if_its_copy_is_used_elsewhere(place: Place) -> None:
+    gone = place.api.objects[names.ARTIFACT_KIND, place.name(UNUSED)]
+    place.api.failures["answer"] = ApiError(status=500, reason="Internal", message="no", what="delete")
+    with pytest.raises(ApiError):
+        await place.look()
+    place.world.drop(gone)
+    copy = {**gone, "metadata": {**gone["metadata"], "uid": "copy", "namespace": "elsewhere", "annotations": {}}}
+    place.world.put(copy)
+    await place.look()
+    assert place.there(UNUSED)
+    assert place.jobs() == []
+
+
+async def test_of_a_claim_that_went_meanwhile_nothing_is_removed_though_an_answer_is_missing(place: Place) -> None:
+    place.api.failures["answer"] = ApiError(status=0, reason="Unreachable", message="cut", what="delete")
+    with pytest.raises(ApiError):
+        await place.look()
+    place.world.drop(place.api.objects.pop(("PersistentVolumeClaim", CLAIM)))
+    await place.look()
+    assert place.jobs() == []
+    assert not place.collector._unanswered
 
 
 async def test_only_claims_of_which_something_is_recorded_are_looked_at(place: Place) -> None:

@@ -1,6 +1,7 @@
 """Two candidates and a Lease in memory: one leads, and one who can't be sure of it any more stops."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -230,6 +231,53 @@ def test_errors_shorter_than_the_deadline_cost_nothing() -> None:
         await asyncio.sleep(6)
         lease.trouble = None
         await asyncio.sleep(30)
+        assert only.leadership.leads()
+        assert (only.won, only.lost) == (1, [])
+        await only.end()
+
+    virtual_time.run(main())
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_an_api_server_that_asks_for_a_pause_gets_it(leads: bool) -> None:  # noqa: FBT001
+    async def main() -> None:
+        lease, asked = FakeLease(), []
+        only = One(lease, "a")
+        if leads:
+            only.begin()
+            await asyncio.sleep(1)
+
+        async def busy() -> None:
+            asked.append(asyncio.get_running_loop().time())
+            raise ApiError(status=429, reason="TooManyRequests", message="busy", retry_after=3.0)
+
+        lease.trouble = busy
+        if not leads:
+            only.begin()
+        await asyncio.sleep(6)
+        lease.trouble = None
+        await asyncio.sleep(5)
+        assert all(later - before >= 3.0 for before, later in itertools.pairwise(asked))
+        assert len(asked) >= 2
+        assert only.leadership.leads()
+        assert only.lost == []
+        await only.end()
+
+    virtual_time.run(main())
+
+
+def test_a_leader_that_is_asked_to_wait_for_longer_than_its_lease_lasts_tries_before_the_end() -> None:
+    async def main() -> None:
+        lease = FakeLease()
+        only = One(lease, "a").begin()
+        await asyncio.sleep(1)
+
+        async def busy_once() -> None:
+            lease.trouble = None
+            raise ApiError(status=429, reason="TooManyRequests", message="busy", retry_after=30.0)
+
+        lease.trouble = busy_once
+        await asyncio.sleep(20)
         assert only.leadership.leads()
         assert (only.won, only.lost) == (1, [])
         await only.end()

@@ -351,13 +351,16 @@ def test_only_what_is_planned_with_is_kept() -> None:
     config["metadata"]["annotations"] = {LAST_APPLIED: "{}", "kept": "yes"}
     pod = a_server_pod()
     limits = {"limits": {"memory": "1Gi"}}
-    pod["spec"]["containers"] = [{"name": "triton", "image": "x", "resources": limits | {"requests": {"cpu": "1"}}}]
+    startup = {"periodSeconds": 3, "failureThreshold": 40}
+    given = {"resources": limits | {"requests": {"cpu": "1"}}, "startupProbe": startup | {"httpGet": {"path": "/"}}}
+    pod["spec"]["containers"] = [{"name": "triton", "image": "x"} | given, {"name": "other"}]
     pod["status"] |= {
         "podIP": "10.0.0.1",
         "containerStatuses": [
             {
                 "name": "triton",
                 "ready": True,
+                "started": True,
                 "restartCount": 1,
                 "state": {"running": {}},
                 "lastState": {},
@@ -371,9 +374,10 @@ def test_only_what_is_planned_with_is_kept() -> None:
     assert kept["metadata"]["annotations"] == {"kept": "yes"}
     assert "managedFields" not in kept["metadata"]
     slim = world._objects["Pod"][pod["metadata"]["uid"]]
-    assert slim["spec"] == {"nodeName": "n", "containers": [{"name": "triton", "resources": limits}]}
+    kept_container = {"name": "triton", "resources": limits, "startupProbe": startup}
+    assert slim["spec"] == {"nodeName": "n", "containers": [kept_container]}
     assert slim["status"]["containerStatuses"] == [
-        {"name": "triton", "ready": True, "restartCount": 1, "state": {"running": {}}, "lastState": {}}
+        {"name": "triton", "ready": True, "started": True, "restartCount": 1, "state": {"running": {}}, "lastState": {}}
     ]
     assert config["data"] == {"big": "text"}, "the given object is not changed"
 

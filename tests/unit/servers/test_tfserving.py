@@ -1,8 +1,11 @@
 import http.server
+import socket
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
 
 from bert_operator.api.spec import Format, ServerType
@@ -179,7 +182,7 @@ class TestProbes:
             server.shutdown()
 
     def ask(self, probe: Any, port: int) -> "subprocess.CompletedProcess[str]":
-        command = [str(port) if word == "8501" else word for word in probe["exec"]["command"]]
+        command = [str(port) if word in ("8500", "8501") else word for word in probe["exec"]["command"]]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     def test_ready_means_every_version_of_every_model(self, statuses: dict[str, int], port: int) -> None:
@@ -200,9 +203,21 @@ class TestProbes:
 
     def test_liveness_waits_for_the_start_and_for_no_thread_that_predictions_hold(self) -> None:
         made = serve()
-        assert {key for key in made.liveness_probe if key in ("httpGet", "exec", "tcpSocket")} == {"tcpSocket"}
-        assert made.liveness_probe["tcpSocket"] == {"port": "grpc"}
+        assert str(TF_SERVING.ports.grpc) in made.liveness_probe["exec"]["command"]
         assert made.startup_probe["periodSeconds"] * made.startup_probe["failureThreshold"] >= 120
+
+    def test_a_grpc_server_is_alive_and_a_frozen_one_is_not_though_its_port_is_open(self) -> None:
+        alive = serve().liveness_probe
+        server = grpc.server(ThreadPoolExecutor(1))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        assert self.ask(alive, port).returncode == 0
+        server.stop(0).wait()
+        # Connections are let in by the kernel, and nobody says a word: what a stopped process looks like.
+        with socket.create_server(("127.0.0.1", 0)) as frozen:
+            done = self.ask(alive, frozen.getsockname()[1])
+        assert done.returncode == 1
+        assert done.stdout.strip() == "nobody greets on the gRPC port"
 
 
 def test_memory_grows_with_weights_batches_and_threads() -> None:

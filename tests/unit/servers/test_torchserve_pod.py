@@ -5,7 +5,7 @@ import http.server
 import json
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,13 +106,26 @@ def test_what_a_dead_container_left_is_unpacked_anew(tmp_path: Path, monkeypatch
     assert (half / "model.pt").read_text() == "weights"
 
 
-def test_a_damaged_archive_ends_the_container_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "model.mar").write_text("no zip")
+def an_encrypted_one(whole: bytes) -> bytes:
+    """One bit of a member's flags is flipped, in both places."""
+    for sign, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = whole.index(sign) + offset
+        whole = whole[:at] + bytes([whole[at] | 1]) + whole[at + 1 :]
+    return whole
+
+
+@pytest.mark.parametrize("damage", [lambda _: b"no zip", lambda _: b"", lambda whole: whole[:200], an_encrypted_one])
+def test_a_damaged_archive_ends_the_container_with_one_line(
+    tmp_path: Path, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = archive(tmp_path / "whole").read_bytes()
+    (tmp_path / "model.mar").write_bytes(damage(whole))
 
     code = launch.main(["--config=c", f"--store={tmp_path / 'store'}", "--model", "m", "1", str(tmp_path)])
 
     assert code == 1
-    assert capsys.readouterr().err == "TorchServe can't start: File is not a zip file\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"TorchServe can't start: {tmp_path / 'model.mar'} of model m/1 is no whole model archive: ")
 
 
 def workers(*states: str, wished: int = 1) -> tuple[int, str]:

@@ -1,4 +1,10 @@
+import http.server
+import os
+import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,7 +67,7 @@ def test_the_pod_has_time_to_finish_what_runs(make: Make) -> None:
 
 
 def test_liveness_waits_for_the_start_and_traffic_for_all_models(make: Make) -> None:
-    wish, served = make()
+    wish, served = make(server={"release": "26.08"})
     made = TRITON.container(served, wish, builders.settings())
 
     probes = {"startup": made.startup_probe, "readiness": made.readiness_probe, "liveness": made.liveness_probe}
@@ -69,6 +75,62 @@ def test_liveness_waits_for_the_start_and_traffic_for_all_models(make: Make) -> 
     assert paths == {"startup": "/v2/health/ready", "readiness": "/v2/health/ready", "liveness": "/v2/health/live"}
     assert all(probe["httpGet"]["port"] in TRITON.ports.by_name for probe in probes.values())
     assert made.startup_probe["periodSeconds"] * made.startup_probe["failureThreshold"] >= 120
+
+
+class TestAModelServedByAnotherProcess:
+    """Triton calls itself healthy when one of these has died, and answers with errors for ever."""
+
+    NAME = f"stub-{os.getpid()}"
+
+    @pytest.fixture
+    def port(self) -> Iterator[int]:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200 if self.path.startswith("/v2/health/") else 404)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield server.server_port
+            server.shutdown()
+
+    def ask(self, probe: Any, port: int) -> "subprocess.CompletedProcess[str]":
+        # A name of our own: the real ones of other tests run on this machine, too.
+        ours = {"8000": str(port), "triton_python_b": self.NAME}
+        command = [ours.get(word, word) for word in probe["exec"]["command"]]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def test_each_instance_has_one_and_all_must_be_alive(self, make: Make, port: int, tmp_path: Path) -> None:
+        wish, served = make(builders.model(serving={"instances": 2}), server={"release": "24.10-cpu"})
+        made = TRITON.container(served, wish, builders.settings())
+        program = tmp_path / self.NAME
+        shutil.copy("/bin/sleep", program)
+        stubs = [subprocess.Popen([program, "600"]) for _ in range(2)]
+        try:
+            for probe in (made.readiness_probe, made.liveness_probe):
+                assert self.ask(probe, port).returncode == 0
+            stubs[0].kill()
+            os.waitid(os.P_PID, stubs[0].pid, os.WEXITED | os.WNOWAIT)  # dead, and nobody has reaped it
+            for probe in (made.readiness_probe, made.liveness_probe):
+                done = self.ask(probe, port)
+                assert done.returncode == 1
+                assert done.stdout.strip() == f"1 of 2 processes {self.NAME} are alive"
+        finally:
+            for stub in stubs:
+                stub.kill()
+                stub.wait()
+
+    def test_what_is_counted_is_the_kernels_name_of_the_stub(self, make: Make) -> None:
+        wish, served = make(server={"release": "24.10-cpu"})
+        command = TRITON.container(served, wish, builders.settings()).liveness_probe["exec"]["command"]
+        assert "triton_python_backend_stub"[:15] in command
+
+    def test_none_is_counted_where_triton_serves_itself(self, make: Make) -> None:
+        wish, served = make(server={"release": "26.08"})
+        assert "exec" not in TRITON.container(served, wish, builders.settings()).liveness_probe
 
 
 def test_everything_writable_is_a_volume_and_shared_memory_counts(make: Make) -> None:

@@ -12,12 +12,15 @@ import os
 import shutil
 import sys
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 ARCHIVE: Final = "model.mar"
 _MANIFEST: Final = "MAR-INF/MANIFEST.json"
+_DAMAGED: Final = (zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError, TypeError, ValueError)
+"""What zipfile and json say of a file that isn't what it should be."""
 _HERE: Final = Path(__file__).parent
 
 
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         command = java(options.config, options.store, options.java)
         sys.stdout.flush()
         os.execvp(command[0], command)  # noqa: S606 - no shell, our own arguments
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"TorchServe can't start: {error}\n")
         return 1
 
@@ -51,10 +54,13 @@ def unpack(archive: Path, target: Path, name: str, version: str) -> None:
         ValueError: it is no model archive.
     """
     target.mkdir(parents=True)
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(target)
-    manifest = json.loads((target / _MANIFEST).read_bytes())
-    manifest["model"] |= {"modelName": name, "modelVersion": version}
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(target)
+        manifest = json.loads((target / _MANIFEST).read_bytes())
+        manifest["model"] |= {"modelName": name, "modelVersion": version}
+    except _DAMAGED as error:
+        raise ValueError(f"{archive} of model {name}/{version} is no whole model archive: {error}") from error
     (target / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
