@@ -23,7 +23,8 @@ from images.progress import step
 _KEPT: Final = 4
 """Tags of an image that stay in the storage, the present ones among them: two images with their toolchain's names."""
 _STORAGE_LOCK: Final = "buildah-storage"
-_PROGRAMS: Final = {"buildah": "buildah", "skopeo": "skopeo", "debootstrap": "debootstrap"}
+PROGRAMS: Final = {"buildah": "buildah", "skopeo": "skopeo", "debootstrap": "debootstrap"}
+"""What it runs -> the Debian package that brings it."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Buildah:
 
     @staticmethod
     def _require() -> None:
-        require(_PROGRAMS, why="building images without Docker")
+        require(PROGRAMS, why="building images without Docker")
         if os.geteuid() != 0:
             raise ImagesError("building images without Docker needs root: run this as root, or start a Docker engine")
 

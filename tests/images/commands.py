@@ -40,8 +40,13 @@ def run(
 
 def require(programs: Mapping[str, str], *, why: str) -> None:
     """Raise, naming the Debian packages to install, unless all programs (program -> package) are there."""
-    missing = sorted({package for program, package in programs.items() if shutil.which(program) is None})
-    if missing:
+    packages = missing(programs)
+    if packages:
         raise ImagesError(
-            f"{why} needs programs that this machine lacks; as root: apt-get install -y {' '.join(missing)}"
+            f"{why} needs programs that this machine lacks; as root: apt-get install -y {' '.join(packages)}"
         )
+
+
+def missing(programs: Mapping[str, str]) -> list[str]:
+    """The Debian packages of the programs (program -> package) that aren't there."""
+    return sorted({package for program, package in programs.items() if shutil.which(program) is None})

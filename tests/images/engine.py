@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from images.buildah import Buildah
+from images.buildah import PROGRAMS, Buildah
 from images.cache import Cache
 from images.catalog import Image
+from images.commands import missing
 from images.docker import Docker
 from images.errors import ImagesError
 from images.job import Job
@@ -50,6 +51,12 @@ def choose(cache: Cache, environment: Mapping[str, str] = os.environ) -> Engine:
             return Docker(cache) if docker_answers() else Buildah(cache)
         case other:
             raise ImagesError(f"BERTOPS_ENGINE={other}: write docker or buildah, or leave it out")
+
+
+def missing_packages(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The Debian packages that this machine lacks to build images; none where Docker builds them."""
+    named = environment.get("BERTOPS_ENGINE", "")
+    return [] if named == "docker" or (not named and docker_answers()) else missing(PROGRAMS)
 
 
 def docker_answers() -> bool:

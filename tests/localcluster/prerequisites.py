@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,9 +86,9 @@ def cni_plugins() -> Path | None:
     return next(complete, None)
 
 
-def install() -> None:
-    """Install the missing Debian packages: for a fresh Debian machine, as root."""
-    packages = [*missing_packages(with_nodes=True), *_packages_of_absent(_AUTHORITIES)]
+def install(also: Iterable[str] = ()) -> None:
+    """Install the missing Debian packages, and others with them: for a fresh Debian machine, as root."""
+    packages = [*missing_packages(with_nodes=True), *_packages_of_absent(_AUTHORITIES), *also]
     if shutil.which(GO.program) is None:
         packages.append(GO.package)
     if not packages:

@@ -15,7 +15,7 @@ from typing import Final
 from demo import given
 from images import catalog
 from images.cache import Cache
-from stages.graph import Result, Runner, Step, counts, table
+from stages.graph import Result, Runner, Step, counts, failures, table
 from support import s3_server
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def _triton() -> Path:
 def _ground(*images: str) -> list[Step]:
     """What all recipes stand on; nothing here waits for what it doesn't need. Without names, all images are built."""
     return [
-        Step(name="prerequisites", command=_tool("localcluster", "prerequisites", "--install")),
+        Step(name="prerequisites", command=_tool("stages.prerequisites")),
         Step(name="venv", command=_tool("stages.venv")),
         Step(name="binaries", command=_tool("localcluster", "build-binaries"), after=("prerequisites",)),
         Step(name="images", command=_tool("images", "build", *images), after=("prerequisites",)),
@@ -246,6 +246,9 @@ def _summary(results: Sequence[Result], seconds: float) -> int:
         + total["error"]
         + sum(1 for result in results if result.code and not result.skipped and not counts(result.log))
     )
+    for result in results:
+        for failure in failures(result.log):
+            print(f"{result.name}: {failure}")
     print(f"\n{total['passed']} passed, {failed} failed, {total['skipped']} skipped")
     print(json.dumps({"test": {"passed": total["passed"], "seconds": round(seconds, 1)}}))
     return _code(results)

@@ -148,3 +148,11 @@ def counts(log: Path | None) -> dict[str, int]:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     closing = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|errors?).* in ", line)), "")
     return {kind.removesuffix("s") if kind == "errors" else kind: int(n) for n, kind in _COUNT.findall(closing)}
+
+
+def failures(log: Path | None) -> list[str]:
+    """What pytest's summary said of each test that didn't pass, a line each."""
+    if log is None or not log.exists():
+        return []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in lines if re.match(r"(FAILED|ERROR) \S+::", line)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.graph import Runner, Step, counts, table
+from stages.graph import Runner, Step, counts, failures, table
 
 
 def python(name: str, code: str, *after: str, always: bool = False) -> Step:
@@ -86,3 +86,11 @@ def test_closing_lines_are_counted(tmp_path: Path, closing: str, expected: dict[
     log = tmp_path / "log"
     log.write_text(f"the text\n{closing}\n")
     assert counts(log) == expected
+
+
+def test_tests_that_failed_are_named(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    named = ["FAILED tests/a.py::test_b[c] - assert 1 == 2", "ERROR tests/d.py::test_e - TooLate: x"]
+    log.write_text("\n".join(["E   FAILED to do", "FAILED", *named, "1 failed, 1 error in 2.00s", ""]))
+    assert failures(log) == named
+    assert failures(None) == []
