@@ -1,5 +1,6 @@
 """The real TorchServe on the real node: the sample, texts and tensors, a second version under load."""
 
+import contextlib
 import json
 import os
 import signal
@@ -130,9 +131,15 @@ def test_a_killed_worker_is_replaced_without_a_restart(kube: Kube, served: dict[
     (worker,) = processes.named(pod, WORKER)
     os.kill(worker, signal.SIGKILL)
     wait_for("another worker", lambda: set(processes.named(pod, WORKER)) - {worker}, seconds=10)
-    assert wait_for("an answer", lambda: ask(kube, {"text": TEXTS[0]})[0] == 200, seconds=10)
+    wait_for("an answer", lambda: _answers(kube), seconds=10)
     (now,) = berts.serving_pods(kube, NAME)
     assert [one["restartCount"] for one in now["status"]["containerStatuses"]] == [0]
+
+
+def _answers(kube: Kube) -> bool:
+    with contextlib.suppress(OSError):  # what was asked as the worker died may end without an answer
+        return ask(kube, {"text": TEXTS[0]})[0] == 200
+    return False
 
 
 def test_a_second_version_comes_without_a_failed_request(
