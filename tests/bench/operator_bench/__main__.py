@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,9 +34,9 @@ def main() -> int:
         names = chosen(options.only)
     except ValueError as error:
         parser.error(str(error))
-    results = asyncio.run(_run(names, Sizes.of(options.n)))
-    if options.write:
-        report.write(results)
+    # After each measure: what an interrupted run has found is there.
+    keep = report.write if options.write else lambda _: None
+    results = asyncio.run(_run(names, Sizes.of(options.n), keep))
     rows = list(report.rows(results.figures))
     print("\n".join(map(str, rows)))
     print(dumped(results.figures))
@@ -43,7 +44,7 @@ def main() -> int:
     return 1 if "failed" in results.details or (options.n is None and not all(row.met for row in rows)) else 0
 
 
-async def _run(names: list[str], sizes: Sizes) -> Results:
+async def _run(names: list[str], sizes: Sizes, keep: Callable[[Results], None]) -> Results:
     began, results = time.monotonic(), Results()
     plane = ControlPlane()
     results.details["machine"] = _machine()
@@ -53,13 +54,14 @@ async def _run(names: list[str], sizes: Sizes) -> Results:
         with tempfile.TemporaryDirectory() as folder:
             async with Api(plane.kubeconfig) as api:
                 bench = Bench(plane=plane, api=api, folder=Path(folder))
-                for name in names:
+                for number, name in enumerate(names, 1):
                     say(f"{name}: load {os.getloadavg()[0]:.1f}")
                     await _measured(name, bench, sizes, results)
                     say(f"{name}: {dumped(results.figures)}")
+                    results.details |= {"seconds": round(time.monotonic() - began), "not_yet": names[number:]}
+                    keep(results)
     finally:
         plane.down()
-    results.details["seconds"] = round(time.monotonic() - began)
     return results
 
 

@@ -101,3 +101,11 @@ async def test_a_measure_that_fails_is_told_and_takes_no_other_along(monkeypatch
         await program._measured(name, None, measures.Sizes(), results)
     assert [row.met for row in report.rows(results.figures)] == [True]
     assert 'Not measured: bursts (RuntimeError("3 of 200' in report.page(results)
+
+
+def test_a_run_that_was_stopped_says_what_it_has_not_measured() -> None:
+    details = {"machine": {"cores": 2, "load_at_start": 0.1, "at": "today"}, "not_yet": ["soak", "memory"]}
+    results = measures.Results(details=details)
+    assert "stopped before it measured: soak, memory" in report.page(results)
+    results.details["not_yet"] = []
+    assert "stopped" not in report.page(results)
