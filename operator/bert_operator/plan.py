@@ -175,7 +175,8 @@ def _accepted(case: Case) -> Plan:
     versions = tuple(build.facts for build in built)
     tuned = tuning.of_case(case, versions)
     case = replace(case, spec=tuning.applied(case.spec, tuned.plan), plan=tuned.plan)
-    desired = (*serving.desired(case, versions), *scaling.desired(case), *protection.desired(case))
+    served = serving.desired(case, versions)
+    desired = (*served, *scaling.desired(case, served), *protection.desired(case))
     wanted = [drift.stamped(manifest) for manifest in desired]
     facts = checks.Facts(
         generation=_generation(case.observed.bert),

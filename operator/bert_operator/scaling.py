@@ -13,7 +13,7 @@ An autoscaler that isn't ours is left alone: it has the count once it has writte
 apart, since the API server calls both `kube-controller-manager`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final
@@ -85,13 +85,19 @@ def foreign(live: Manifest) -> bool:
     return owners(live) == {Owner.AUTOSCALER} and not marked
 
 
-def desired(case: Case) -> list[dict[str, Any]]:
-    """The autoscaler, once we don't own the count any more: two who write it would undo each other."""
+def desired(case: Case, serving: Iterable[Manifest]) -> list[dict[str, Any]]:
+    """The autoscaler, once we don't own the count any more: two who write it would undo each other.
+
+    A new Deployment is made without a count. If its default, 1, is the start value too, the autoscaler comes with it.
+    """
     if case.spec.autoscaling is None:
         return []
     live = _deployment(case)
-    ready = live is not None and Owner.US not in owners(live)
-    return [hpa.manifest(case.identity, case.spec.autoscaling)] if ready or case.observed.autoscalers else []
+    if live is not None:
+        free = Owner.US not in owners(live)
+    else:
+        free = _start(case) == 1 and any(made["kind"] == "Deployment" for made in serving)
+    return [hpa.manifest(case.identity, case.spec.autoscaling)] if free or case.observed.autoscalers else []
 
 
 def hold(case: Case, wanted: Sequence[Manifest]) -> tuple[Hold, ...]:

@@ -3,6 +3,7 @@
 Never changes the object it is given, and never fails on one of an odd shape.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ POD_METADATA: Final = (
 )
 POD_STATUS: Final = ("phase", "conditions", "reason", "message")
 _STARTUP: Final = ("periodSeconds", "failureThreshold")
+WORD: Final = 64
+"""Longest text, in characters, that several objects are likely to say: names, UIDs, labels."""
 CONTAINER_STATUS: Final = ("name", "image", "ready", "started", "restartCount", "state", "lastState")
 
 
@@ -31,9 +34,19 @@ def slim(obj: Manifest) -> dict[str, Any]:
         obj: the object as the API server gave it, `kind` included.
 
     Returns:
-        A new object that shares its leaves with the given one.
+        A new object; the words in it are kept once, however many objects say them.
     """
-    return _CUTS.get(str(obj.get("kind")), _whole)(obj)
+    cut: dict[str, Any] = _interned(_CUTS.get(str(obj.get("kind")), _whole)(obj))
+    return cut
+
+
+def _interned(value: Any) -> Any:  # noqa: ANN401 - any part of an object of JSON
+    """A copy whose keys and short texts are shared: each reply and event brings all of them anew."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _interned(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_interned(one) for one in value]
+    return sys.intern(value) if isinstance(value, str) and len(value) <= WORD else value
 
 
 def _whole(obj: Manifest) -> dict[str, Any]:

@@ -50,6 +50,12 @@ def test_the_readme_quotes_the_campaign_as_its_page_has_it() -> None:
     assert told in " ".join(README.split())
 
 
+def test_the_readme_quotes_the_bench_as_its_page_has_it() -> None:
+    targets = json.loads((ROOT / "docs" / "bench-operator.json").read_text(encoding="utf-8"))["details"]["targets"]
+    met = sum(value >= target if sign == "≥" else value <= target for _, value, sign, target in targets)
+    assert f"{met} of {len(targets)} targets are met" in " ".join(README.split())
+
+
 def test_the_walk_through_follows_the_sample_it_names() -> None:
     (sample,) = set(re.findall(r"kubectl apply -f (crds/samples/\S+\.yaml)", README))
     assert (ROOT / sample).exists()

@@ -19,6 +19,7 @@ from support.fake_cluster import FakeCluster
 
 TAIL: Final = 10.0
 """Seconds after the last resource is done whose CPU still counts: controllers answer each other."""
+LOOKS: Final = "controller_runtime_reconcile_total"
 QUIET_CPU: Final = 0.15
 """Share of a core that the API server may take when nothing is asked of it."""
 
@@ -38,6 +39,8 @@ class Burst:
     rss_before: float
     rss_after: float
     requests: Requests
+    looks: float
+    """Reconciles; the floor doesn't count its own."""
 
     def named(self) -> dict[str, Any]:
         """As JSON says it."""
@@ -48,6 +51,7 @@ class Burst:
             "p99_seconds": round(percentile(self.times, 99), 2),
             "operator_cpu_ms_per_resource": round(1000 * self.operator_cpu / self.count, 1),
             "apiserver_cpu_ms_per_resource": round(1000 * self.api_cpu / self.count, 1),
+            "looks_per_resource": round(self.looks / self.count, 2),
             "rss_mb": [round(self.rss_before, 1), round(self.rss_after, 1)],
             "requests_per_resource": {key: round(n / self.count, 2) for key, n in self.requests.named().items()},
         }
@@ -103,7 +107,7 @@ async def burst_in(bench: Bench, world: World, program: Program, count: int, *, 
     """Run one burst with a program that runs."""
     first = len(world.generations)
     position, cpu, api_cpu = bench.plane.audit_position(), program.cpu(), bench.plane.api_server_cpu()
-    rss, began = program.rss(), time.monotonic()
+    looks, rss, began = program.metric(LOOKS), program.rss(), time.monotonic()
     names = await world.create(count, first)
     await world.until_done(names, seconds)
     times = [world.done_at[one] - began for one in names]
@@ -115,6 +119,7 @@ async def burst_in(bench: Bench, world: World, program: Program, count: int, *, 
         times=times,
         operator_cpu=program.cpu() - cpu,
         api_cpu=bench.plane.api_server_cpu() - api_cpu,
+        looks=program.metric(LOOKS) - looks,
         rss_before=rss,
         rss_after=program.rss(),
         requests=counted(bench.plane.audit_since(position), programs.user(program.name)),

@@ -103,14 +103,21 @@ class Api:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def request(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> dict[str, Any]:
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        kind: str = "application/json",
+        accept: str = "application/json",
+    ) -> dict[str, Any]:
         """Send one request, again while the API server has too much to do.
 
         Raises:
             RuntimeError: it was refused; "not found" is an answer.
         """
         payload = None if body is None else json.dumps(body)
-        headers = {"Content-Type": kind}
+        headers = {"Content-Type": kind, "Accept": accept}
         for attempt in range(TRIES):
             async with self._session.request(method, path, data=payload, headers=headers) as reply:
                 answer = await reply.json()
@@ -123,9 +130,10 @@ class Api:
             return answer if isinstance(answer, dict) else {}
         raise AssertionError("the last try returns or raises")
 
-    async def version(self, path: str) -> str:
-        """The resourceVersion from which a watch of this collection misses nothing more."""
-        return str((await self.request("GET", f"{path}?limit=1"))["metadata"]["resourceVersion"])
+    async def listing(self, path: str, *, whole: bool = False) -> dict[str, Any]:
+        """What there is, of metadata alone unless `whole`, with the resourceVersion from which to watch."""
+        accept = "application/json" if whole else METADATA.replace("Metadata;", "MetadataList;")
+        return await self.request("GET", path, accept=accept)
 
     @asynccontextmanager
     async def watch(self, path: str, version: str, *, whole: bool = False) -> AsyncIterator[aiohttp.StreamReader]:

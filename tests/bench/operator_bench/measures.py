@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bench.operator_bench import programs
-from bench.operator_bench.bursts import Bench, Burst, burst, burst_in
+from bench.operator_bench.bursts import LOOKS, Bench, Burst, burst, burst_in
 from bench.operator_bench.cluster import MERGE
 from bench.operator_bench.figures import counted, exponent, median, metric, percentile
 from bench.operator_bench.programs import FLOOR, KOPF, OURS, Program
@@ -79,7 +79,7 @@ async def rest(program: Program, seconds: float = 300.0, still: float = REST) ->
     """Wait until the operator has had nothing to do for a moment."""
     deadline, reconciles, since = time.monotonic() + seconds, -1.0, time.monotonic()
     while time.monotonic() < deadline:
-        now = program.metric("controller_runtime_reconcile_total")
+        now = program.metric(LOOKS)
         if now != reconciles or not program.resting():
             reconciles, since = now, time.monotonic()
         elif time.monotonic() - since >= still:
@@ -93,7 +93,8 @@ async def bursts(bench: Bench, sizes: Sizes, results: Results) -> None:
         for name in (OURS, FLOOR) if number % 2 == 0 else (FLOOR, OURS):
             one = await burst(bench, name, sizes.burst)
             results.bursts.append(one)
-            say(f"{name}: {one.count} in {one.seconds:.1f} s, {one.requests.writes()} writes")
+            told = f"{one.requests.writes()} writes, {one.looks:.0f} looks, {one.operator_cpu:.1f} CPU-s"
+            say(f"{name}: {one.count} in {one.seconds:.1f} s, {told}")
     ours, floor = results.of(OURS, sizes.burst), results.of(FLOOR, sizes.burst)
     wall = median([one.seconds for one in ours])
     cpu = {
@@ -194,12 +195,12 @@ async def _idle(program: Program, seconds: int) -> float:
 
 async def _noops(bench: Bench, world: World, program: Program, results: Results) -> None:
     """An annotation of a user's makes each one looked at, and there is nothing to do."""
-    position, before = bench.plane.audit_position(), program.metric("controller_runtime_reconcile_total")
+    position, before = bench.plane.audit_position(), program.metric(LOOKS)
     note = {"metadata": {"annotations": {"bench/look": str(time.time())}}}
     paths = [f"{world.berts}/{name}" for name in world.generations]
     await world.api.all([world.api.request("PATCH", path, note, MERGE) for path in paths])
     await rest(program)
-    looked = program.metric("controller_runtime_reconcile_total") - before
+    looked = program.metric(LOOKS) - before
     if looked < len(paths):
         raise RuntimeError(f"only {looked:.0f} of {len(paths)} BertDeployments were looked at: that says nothing of P4")
     asked = counted(bench.plane.audit_since(position), programs.user(OURS))
@@ -271,12 +272,12 @@ async def _storm(bench: Bench, world: World, program: Program, sizes: Sizes, res
     await bench.quiet()
     few = sorted(world.generations)[:FEW]
     pods = [pod["metadata"]["name"] for pod in await _pods(world) if _of(pod) in few]
-    position, before = bench.plane.audit_position(), program.metric("controller_runtime_reconcile_total")
+    position, before = bench.plane.audit_position(), program.metric(LOOKS)
     began = time.monotonic()
     sent = await _news(world, pods, 100, 100 * sizes.storm_seconds)
     per_second = sent / (time.monotonic() - began)
     await rest(program)
-    looked = program.metric("controller_runtime_reconcile_total") - before
+    looked = program.metric(LOOKS) - before
     asked = counted(bench.plane.audit_since(position), programs.user(OURS))
     results.figures["P9"] = {"seconds": round(seconds, 1), "reconciles_per_event": round(looked / sent, 3)}
     results.details["P9"] = {
@@ -361,9 +362,9 @@ async def restart(bench: Bench, sizes: Sizes, results: Results) -> None:
     async with bench.world() as world:
         with bench.running(OURS) as program:
             await world.until_done(await world.create(sizes.large), 1200)
+            await bench.quiet(600)  # what controllers still do is news, and news of a time away would be told after it
             await rest(program)
             say(f"{sizes.large} resources; restarting")
-        await bench.quiet(180)
         position = bench.plane.audit_position()
         with bench.running(OURS) as program:
             looked = await _checked(program, sizes.large)
@@ -378,7 +379,7 @@ async def _checked(program: Program, count: int) -> list[tuple[float, float]]:
     looked = [(0.0, 0.0)]
     while looked[-1][1] < count:
         await asyncio.sleep(0.05)
-        looks = program.metric("controller_runtime_reconcile_total")
+        looks = program.metric(LOOKS)
         looked.append((round(time.monotonic() - program.began, 2), looks))
     return looked
 

@@ -94,8 +94,7 @@ class World:
         for number in range(MODELS if recorded else 0):
             await self.api.request("POST", artifacts, self._record(number, live))
         for plural, path in [(BERTS, self.berts), *((plural, self.path(plural)) for plural in CHILDREN)]:
-            version = await self.api.version(path)
-            self._watches.append(asyncio.create_task(self._watch(plural, path, version)))
+            self._watches.append(asyncio.create_task(self._watch(plural, path)))
 
     def _record(self, number: int, claims: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """The record that the operator itself would make of a finished build."""
@@ -140,13 +139,15 @@ class World:
         """Wait until these are done.
 
         Raises:
-            RuntimeError: some aren't in time: a figure of the others would flatter.
+            RuntimeError: some aren't in time: a figure of the others would flatter; or a watch can't go on.
         """
         waiting = set(wanted)
         total, deadline = len(waiting), time.monotonic() + seconds
         while waiting and time.monotonic() < deadline:
             self.stirred.clear()
             waiting -= self.done_at.keys()
+            for broken in (task for task in self._watches if task.done()):
+                broken.result()
             if waiting:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.stirred.wait(), 1.0)
@@ -175,12 +176,18 @@ class World:
     async def _exists(self, namespace: str) -> bool:
         return bool((await self.api.request("GET", namespace)).get("kind") == "Namespace")
 
-    async def _watch(self, plural: str, path: str, version: str) -> None:
-        async with self.api.watch(path, version, whole=plural == BERTS) as lines:
-            async for line in lines:
-                event = json.loads(line)
-                if event["type"] in ("ADDED", "MODIFIED"):
-                    self._saw(plural, event["object"])
+    async def _watch(self, plural: str, path: str) -> None:
+        """List and watch, and again whenever a watch ends: the API server drops readers that fall behind."""
+        whole = plural == BERTS
+        while True:
+            listed = await self.api.listing(path, whole=whole)
+            for obj in listed["items"] or ():  # an empty list of metadata is null
+                self._saw(plural, obj)
+            async with self.api.watch(path, listed["metadata"]["resourceVersion"], whole=whole) as lines:
+                async for line in lines:
+                    event = json.loads(line)
+                    if event["type"] in ("ADDED", "MODIFIED"):
+                        self._saw(plural, event["object"])
 
     def _saw(self, plural: str, obj: dict[str, Any]) -> None:
         metadata = obj["metadata"]

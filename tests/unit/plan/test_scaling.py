@@ -104,6 +104,12 @@ class TestHandOver:
 
         assert writes(autoscaling=auto()) - writes() == 2, "the autoscaler, and the start value"
 
+    def test_where_one_is_the_start_value_the_autoscaler_comes_with_the_deployment(self) -> None:
+        world = a_world(settled=False, replicas=1, autoscaling=auto(1, 4))
+        made = [[manifest["kind"] for manifest in plan.apply] for plan in settle(world)]
+        assert all(("Deployment" in kinds) == (HPA in kinds) for kinds in made), "not while there is nothing to scale"
+        assert (count(world), sum(HPA in kinds for kinds in made)) == (1, 1)
+
     def test_turned_on_later_the_live_count_stays_while_it_changes_hands(self) -> None:
         world = a_world(replicas=4)
         assert managers(world) == ["bert-operator"]
