@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     up.add_argument("--nodes", type=int, default=1, help="how many nodes (default: %(default)s)")
     up.add_argument("--control-plane-only", action="store_true", help="no node: for tests of API objects alone")
-    up.add_argument("--audit", action="store_true", help="log every request's metadata to logs/audit.log")
+    up.add_argument(
+        "--audit", action="store_true", help="log who of the service accounts asked what, in logs/audit.log"
+    )
     up.set_defaults(run=_up)
 
     down = commands.add_parser("down", parents=[named], help="remove everything of a cluster but its logs")

@@ -45,7 +45,7 @@ async def test_what_a_dropped_watch_did_not_show_is_found_by_listing_again() -> 
     one = world.World(api, "ns")  # type: ignore[arg-type] # what of an Api it needs
     await one.prepare(recorded=False)
     (name,) = await one.create(1)
-    while min(map(api.listings.__getitem__, [one.berts, *map(one.path, world.CHILDREN)])) == 0:
+    while min(map(api.listings.__getitem__, [one.berts, *map(one.path, world.CHILDREN)])) == 0:  # noqa: ASYNC110 - tasks of ours
         await asyncio.sleep(0)
     api.objects[one.berts].append({"metadata": {"name": name}, "status": {"observedGeneration": 1}})
     for plural in world.CHILDREN:
