@@ -20,7 +20,6 @@ from support import kube_api
 
 NAME: Final = "bench"
 TICKS: Final = os.sysconf("SC_CLK_TCK")
-METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 BUSY: Final = (429, 500, 503, 504)
 TRIES: Final = 5
 MERGE: Final = "application/merge-patch+json"
@@ -103,21 +102,14 @@ class Api:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        kind: str = "application/json",
-        accept: str = "application/json",
-    ) -> dict[str, Any]:
+    async def request(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> dict[str, Any]:
         """Send one request, again while the API server has too much to do.
 
         Raises:
             RuntimeError: it was refused; "not found" is an answer.
         """
         payload = None if body is None else json.dumps(body)
-        headers = {"Content-Type": kind, "Accept": accept}
+        headers = {"Content-Type": kind}
         for attempt in range(TRIES):
             async with self._session.request(method, path, data=payload, headers=headers) as reply:
                 answer = await reply.json()
@@ -130,18 +122,11 @@ class Api:
             return answer if isinstance(answer, dict) else {}
         raise AssertionError("the last try returns or raises")
 
-    async def listing(self, path: str, *, whole: bool = False) -> dict[str, Any]:
-        """What there is, of metadata alone unless `whole`, with the resourceVersion from which to watch."""
-        accept = "application/json" if whole else METADATA.replace("Metadata;", "MetadataList;")
-        return await self.request("GET", path, accept=accept)
-
     @asynccontextmanager
-    async def watch(self, path: str, version: str, *, whole: bool = False) -> AsyncIterator[aiohttp.StreamReader]:
-        """Lines of a watch, of metadata alone unless `whole`."""
-        url = f"{path}?watch=1&resourceVersion={version}"
-        timeout = aiohttp.ClientTimeout(total=None)
-        headers = {"Accept": "application/json" if whole else METADATA}
-        async with self._session.get(url, headers=headers, timeout=timeout) as reply:
+    async def watch(self, path: str, version: str) -> AsyncIterator[aiohttp.StreamReader]:
+        """Lines of a watch."""
+        url, timeout = f"{path}?watch=1&resourceVersion={version}", aiohttp.ClientTimeout(total=None)
+        async with self._session.get(url, timeout=timeout) as reply:
             yield reply.content
 
     async def all(self, calls: list[Any], at_once: int = 16) -> list[Any]:

@@ -3,9 +3,10 @@
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 READS = frozenset({"get", "list"})
@@ -67,6 +68,23 @@ def counted(lines: Iterable[str], user: str) -> Requests:
         about = event.get("objectRef") or {}
         resource = "/".join(filter(None, [about.get("resource", event["requestURI"]), about.get("subresource")]))
         found.by[event["verb"], resource] += 1
+    return found
+
+
+def born(lines: Iterable[str], user: str) -> dict[str, dict[str, float]]:
+    """When the API server had made what a user applied, by the lines of an audit log.
+
+    Returns:
+        First two parts of the object's name (`bert-00042`) -> resource -> seconds since the epoch.
+    """
+    found: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for line in lines:
+        if user not in line or '"code":201' not in line:
+            continue
+        event = json.loads(line)
+        if event["stage"] == "ResponseComplete" and event["user"]["username"] == user and "name" in event["objectRef"]:
+            name = "-".join(event["objectRef"]["name"].split("-")[:2])
+            found[name][event["objectRef"]["resource"]] = datetime.fromisoformat(event["stageTimestamp"]).timestamp()
     return found
 
 

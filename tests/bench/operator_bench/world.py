@@ -7,7 +7,6 @@ where pods must become ready a stand-in for kubelets says so in their status.
 import asyncio
 import json
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
@@ -20,25 +19,16 @@ from support.fake_cluster import FakeCluster
 
 MODELS: Final = 10
 """Different models, and so recorded artifacts, of a namespace; BertDeployments take turns."""
-BERTS: Final = "bertdeployments"
 REMOVAL_SECONDS: Final = 300.0
 CHILDREN: Final = {
-    "configmaps": "/api/v1/namespaces/{}/configmaps",
-    "services": "/api/v1/namespaces/{}/services",
-    "deployments": "/apis/apps/v1/namespaces/{}/deployments",
-    "horizontalpodautoscalers": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",
-    "poddisruptionbudgets": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
-    "networkpolicies": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+    "configmaps": "ConfigMap",
+    "services": "Service",
+    "deployments": "Deployment",
+    "horizontalpodautoscalers": "HorizontalPodAutoscaler",
+    "poddisruptionbudgets": "PodDisruptionBudget",
+    "networkpolicies": "NetworkPolicy",
 }
-KINDS: Final = (
-    "ConfigMap",
-    "Service",
-    "Deployment",
-    "HorizontalPodAutoscaler",
-    "PodDisruptionBudget",
-    "NetworkPolicy",
-)
-"""The children, as their manifests say it."""
+"""The children, as the API server calls them -> as their manifests say it."""
 
 
 def spec(number: int, **changes: Any) -> dict[str, Any]:
@@ -63,23 +53,18 @@ class World:
     def __init__(self, api: Api, namespace: str) -> None:
         self.api = api
         self.namespace = namespace
-        self.seen: defaultdict[str, set[str]] = defaultdict(set)
-        """Name of a BertDeployment -> kinds of its children that exist."""
         self.current: dict[str, int] = {}
         """Name -> the generation that its status has observed."""
         self.generations: dict[str, int] = {}
         self.done_at: dict[str, float] = {}
+        """When the status had observed the generation; the audit log says when the children were there."""
         self.stirred = asyncio.Event()
-        self._watches: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None]
 
     @property
     def berts(self) -> str:
         """Path of the BertDeployments."""
         return f"/apis/{names.API_VERSION}/namespaces/{self.namespace}/{names.PLURAL}"
-
-    def path(self, plural: str, name: str = "", sub: str = "") -> str:
-        """Path of a child kind's collection or of a child."""
-        return "/".join(filter(None, [CHILDREN[plural].format(self.namespace), name, sub]))
 
     async def prepare(self, *, recorded: bool = True) -> None:
         """Make the namespace, its claims and the records of its artifacts, and begin to watch."""
@@ -93,8 +78,7 @@ class World:
         artifacts = self.berts.removesuffix(names.PLURAL) + names.ARTIFACT_PLURAL
         for number in range(MODELS if recorded else 0):
             await self.api.request("POST", artifacts, self._record(number, live))
-        for plural, path in [(BERTS, self.berts), *((plural, self.path(plural)) for plural in CHILDREN)]:
-            self._watches.append(asyncio.create_task(self._watch(plural, path)))
+        self._watching = asyncio.create_task(self._watch())
 
     def _record(self, number: int, claims: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """The record that the operator itself would make of a finished build."""
@@ -139,15 +123,15 @@ class World:
         """Wait until these are done.
 
         Raises:
-            RuntimeError: some aren't in time: a figure of the others would flatter; or a watch can't go on.
+            RuntimeError: some aren't in time: a figure of the others would flatter; or they can't be watched.
         """
         waiting = set(wanted)
         total, deadline = len(waiting), time.monotonic() + seconds
         while waiting and time.monotonic() < deadline:
             self.stirred.clear()
             waiting -= self.done_at.keys()
-            for broken in (task for task in self._watches if task.done()):
-                broken.result()
+            if self._watching.done():
+                self._watching.result()
             if waiting:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.stirred.wait(), 1.0)
@@ -162,9 +146,8 @@ class World:
 
     async def remove(self) -> None:
         """End the watches, delete the namespace, and wait until nothing of it is left, though not for ever."""
-        for task in self._watches:
-            task.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
         path = f"/api/v1/namespaces/{self.namespace}"
         with suppress(RuntimeError):  # thousands take longer than a request may; the namespace's end takes the rest
             await self.api.request("DELETE", self.berts)
@@ -176,29 +159,22 @@ class World:
     async def _exists(self, namespace: str) -> bool:
         return bool((await self.api.request("GET", namespace)).get("kind") == "Namespace")
 
-    async def _watch(self, plural: str, path: str) -> None:
+    async def _watch(self) -> None:
         """List and watch, and again whenever a watch ends: the API server drops readers that fall behind."""
-        whole = plural == BERTS
         while True:
-            listed = await self.api.listing(path, whole=whole)
-            for obj in listed["items"] or ():  # an empty list of metadata is null
-                self._saw(plural, obj)
-            async with self.api.watch(path, listed["metadata"]["resourceVersion"], whole=whole) as lines:
+            listed = await self.api.request("GET", self.berts)
+            for bert in listed["items"]:
+                self._saw(bert)
+            async with self.api.watch(self.berts, listed["metadata"]["resourceVersion"]) as lines:
                 async for line in lines:
                     event = json.loads(line)
                     if event["type"] in ("ADDED", "MODIFIED"):
-                        self._saw(plural, event["object"])
+                        self._saw(event["object"])
 
-    def _saw(self, plural: str, obj: dict[str, Any]) -> None:
-        metadata = obj["metadata"]
-        if plural == BERTS:
-            name = metadata["name"]
-            self.current[name] = (obj.get("status") or {}).get("observedGeneration", 0)
-        else:
-            name = (metadata.get("labels") or {}).get(names.INSTANCE_LABEL, "")
-            self.seen[name].add(plural)
-        done = len(self.seen[name]) == len(CHILDREN) and self.current.get(name, 0) >= self.generations.get(name, 1)
-        if done and name not in self.done_at:
+    def _saw(self, bert: dict[str, Any]) -> None:
+        name = bert["metadata"]["name"]
+        self.current[name] = (bert.get("status") or {}).get("observedGeneration", 0)
+        if self.current[name] >= self.generations.get(name, 1) and name not in self.done_at:
             self.done_at[name] = time.monotonic()
             self.stirred.set()
 

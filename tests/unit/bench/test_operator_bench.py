@@ -8,7 +8,7 @@ import pytest
 from bench.operator_bench import __main__ as program
 from bench.operator_bench import figures, measures, report
 from bench.operator_bench.bursts import templates
-from bench.operator_bench.world import KINDS
+from bench.operator_bench.world import CHILDREN
 
 
 def test_percentiles_are_values_that_occurred() -> None:
@@ -43,6 +43,24 @@ def test_the_audit_log_is_counted_by_user_each_request_once_and_watches_never() 
     assert found.by["patch", "bertdeployments/status"] == 1
 
 
+def test_the_audit_log_says_when_the_children_of_each_were_there() -> None:
+    def made(name: str, resource: str, at: str, code: int = 201, user: str = "ours") -> str:
+        event = json.loads(an_event("patch", resource, user))
+        event["objectRef"]["name"] = name
+        return json.dumps(event | {"stageTimestamp": at, "responseStatus": {"code": code}}, separators=(",", ":"))
+
+    found = figures.born(
+        [
+            made("bert-00001", "services", "1970-01-01T00:00:01.500000Z"),
+            made("bert-00001-0b5f3c", "deployments", "1970-01-01T00:00:02Z"),
+            made("bert-00001-0b5f3c", "deployments", "1970-01-01T00:00:09Z", code=200),
+            made("bert-00002-0b5f3c", "deployments", "1970-01-01T00:00:03Z", user="theirs"),
+        ],
+        "ours",
+    )
+    assert found == {"bert-00001": {"services": 1.5, "deployments": 2.0}}
+
+
 METRICS = """# TYPE workqueue_depth gauge
 workqueue_depth{name="a",controller="a"} 3
 reconcile_total{result="error"} 1
@@ -63,7 +81,7 @@ def test_metrics_are_summed_over_labels_and_quantiles_are_upper_bounds() -> None
 
 def test_the_floor_applies_exactly_our_children_with_places_for_names() -> None:
     made = [json.loads(text) for text in templates()]
-    assert sorted(child["kind"] for child in made) == sorted(KINDS)
+    assert sorted(child["kind"] for child in made) == sorted(CHILDREN.values())
     for child in made:
         metadata = child["metadata"]
         assert metadata["namespace"] == "@NAMESPACE@"
