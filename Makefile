@@ -56,8 +56,8 @@ lock: venv ## resolve the dependencies anew and write the hashed requirements
 bench-mission: ## every sample end to end on one cluster; prints one JSON line last
 	@$(PYTHON) -m stages mission
 
-bench-operator: venv ## the operator's speed, requests and memory beside a bare kopf operator; one JSON line last; ONLY=P1,P3, N=100 (full: about an hour, writes docs/bench-operator.*)
-	@$(RUN) -m bench.operator_bench $(if $(ONLY),--only $(ONLY)) $(if $(N),--n $(N)) $(if $(ONLY)$(N),,--write)
+bench-operator: venv ## the operator's speed, requests and memory beside a bare kopf operator; one JSON line last; ONLY=P1,P3, N=100 (full: about an hour, writes docs/bench-operator.*; ADD=1 adds ONLY to them)
+	@$(RUN) -m bench.operator_bench $(if $(ONLY),--only $(ONLY)) $(if $(N),--n $(N)) $(if $(ADD),--add,$(if $(ONLY)$(N),,--write))
 
 bench-build: ## our build command beside `optimum-cli export onnx`, bert-base; prints one JSON line last; writes docs/bench-build.* (8 minutes; not in `make test`)
 	@$(PYTHON) -m bench.build --write

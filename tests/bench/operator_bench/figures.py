@@ -96,3 +96,15 @@ def metric(text: str, name: str, **labels: str) -> float:
         if match and all(f'{key}="{value}"' in (match[1] or "") for key, value in labels.items()):
             total += float(match[2])
     return total
+
+
+def buckets(text: str, name: str) -> list[tuple[str, float]]:
+    """Bounds of a histogram's buckets, and how many samples each holds with all below it."""
+    lines = [line for line in text.splitlines() if line.startswith(f"{name}_bucket")]
+    return [(line.split('le="')[1].split('"')[0], float(line.rsplit(" ", 1)[1])) for line in lines]
+
+
+def quantile(text: str, name: str, share: float) -> float:
+    """The smallest bound of a histogram's buckets that holds at least this share of its samples."""
+    total = metric(text, f"{name}_count")
+    return next((float(bound) for bound, held in buckets(text, name) if held >= share * total), 0.0)

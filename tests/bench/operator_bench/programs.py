@@ -1,5 +1,6 @@
 """The programs that are measured, each a process with a service account of its own: our operator and the bare floor."""
 
+import asyncio
 import json
 import os
 import signal
@@ -29,6 +30,8 @@ FLOOR: Final = "floor"
 KOPF: Final = "kopf-alone"
 MODULES: Final = {OURS: "bert_operator.handlers", FLOOR: "bench.floor", KOPF: "bench.kopf_alone"}
 PORT: Final = 18473
+REST: Final = 2.0
+"""Seconds without a reconcile that count as rest."""
 
 
 def settings() -> Settings:
@@ -86,6 +89,18 @@ class Program:
     def descriptors(self) -> int:
         """Open files and sockets."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+
+async def rest(program: Program, seconds: float = 300.0, still: float = REST) -> None:
+    """Wait until the operator has had nothing to do for a moment."""
+    deadline, reconciles, since = time.monotonic() + seconds, -1.0, time.monotonic()
+    while time.monotonic() < deadline:
+        now = program.metric("controller_runtime_reconcile_total")
+        if now != reconciles or not program.resting():
+            reconciles, since = now, time.monotonic()
+        elif time.monotonic() - since >= still:
+            return
+        await asyncio.sleep(0.25)
 
 
 @contextmanager

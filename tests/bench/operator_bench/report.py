@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.operator_bench.measures import Results, dumped
+from bench.operator_bench.results import Results, dumped
 from localcluster.config import cache_folder
 
 DOCS: Final = Path(__file__).parents[3] / "docs"
@@ -133,6 +133,12 @@ def write(results: Results) -> None:
     whole = not results.details.get("not_yet")  # pictures of a part may fail without an end of the rest
     subprocess.run([str(_plotter()), str(Path(__file__).with_name("plots.py")), str(file)], check=whole)
     (DOCS / "bench-operator.md").write_text(page(results))
+
+
+def written() -> Results:
+    """What the last run has left in docs/."""
+    content = json.loads((DOCS / "bench-operator.json").read_text())
+    return Results(figures=content["figures"], details=content["details"])
 
 
 def _plotter() -> Path:

@@ -1,6 +1,7 @@
 """The arithmetic of `make bench-operator`, and the floor's manifests: the same children as ours."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from bench.operator_bench import __main__ as program
 from bench.operator_bench import figures, measures, report
 from bench.operator_bench.bursts import templates
+from bench.operator_bench.results import Results, Sizes
 from bench.operator_bench.world import CHILDREN
 
 
@@ -76,7 +78,7 @@ def test_metrics_are_summed_over_labels_and_quantiles_are_upper_bounds() -> None
     assert figures.metric(METRICS, "reconcile_total") == 42
     assert figures.metric(METRICS, "reconcile_total", result="error") == 1
     assert figures.metric(METRICS, "absent") == 0
-    assert measures.quantile(METRICS, "lag", 0.99) == 0.5
+    assert figures.quantile(METRICS, "lag", 0.99) == 0.5
 
 
 def test_the_floor_applies_exactly_our_children_with_places_for_names() -> None:
@@ -110,20 +112,36 @@ async def test_a_measure_that_fails_is_told_and_takes_no_other_along(monkeypatch
     async def fails(*_: object) -> None:
         raise RuntimeError("3 of 200 BertDeployments weren't done")
 
-    async def works(_bench: object, _sizes: object, results: measures.Results) -> None:
+    async def works(_bench: object, _sizes: object, results: Results) -> None:
         results.figures["P5"] = {"p50_ms": 1.0}
 
     monkeypatch.setattr(program, "MEASURES", {"bursts": (("P1",), fails), "latency": (("P5",), works)})
-    results = measures.Results(details={"machine": {"cores": 2, "load_at_start": 0.1, "at": "today"}})
+    results = Results(details={"machine": {"cores": 2, "load_at_start": 0.1, "at": "today"}})
     for name in ("bursts", "latency"):
-        await program._measured(name, None, measures.Sizes(), results)
+        await program._measured(name, None, Sizes(), results)
     assert [row.met for row in report.rows(results.figures)] == [True]
     assert 'Not measured: bursts (RuntimeError("3 of 200' in report.page(results)
 
 
+async def test_a_later_run_adds_what_is_missing_and_keeps_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def works(_bench: object, _sizes: object, results: Results) -> None:
+        results.figures["P7"] = {"base_mb": 80.0}
+
+    monkeypatch.setattr(program, "MEASURES", {"memory": (("P7",), works)})
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    details = {"machine": {}, "not_yet": ["memory"], "failed": {"memory": "RuntimeError()", "soak": "OSError()"}}
+    (tmp_path / "bench-operator.json").write_text(json.dumps({"figures": {"exponent": 1.0}, "details": details}))
+    results = report.written()
+    await program._measured("memory", None, Sizes(), results)
+    assert results.figures == {"exponent": 1.0, "P7": {"base_mb": 80.0}}
+    assert results.details["failed"] == {"soak": "OSError()"}
+
+
 def test_a_run_that_was_stopped_says_what_it_has_not_measured() -> None:
     details = {"machine": {"cores": 2, "load_at_start": 0.1, "at": "today"}, "not_yet": ["soak", "memory"]}
-    results = measures.Results(details=details)
+    results = Results(details=details)
     assert "stopped before it measured: soak, memory" in report.page(results)
     results.details["not_yet"] = []
     assert "stopped" not in report.page(results)
