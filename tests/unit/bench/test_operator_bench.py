@@ -139,6 +139,12 @@ async def test_a_later_run_adds_what_is_missing_and_keeps_the_rest(
     assert results.details["failed"] == {"soak": "OSError()"}
 
 
+def test_the_page_says_how_fast_the_machine_was() -> None:
+    details = {"machine": {"cores": 2, "load_at_start": 0.1, "at": "today"}, "pace": {"soak": 20.5, "memory": 41.0}}
+    assert "20.5 to 41 million turns a second" in report.page(Results(details=details))
+    assert program.pace() > 0
+
+
 def test_a_run_that_was_stopped_says_what_it_has_not_measured() -> None:
     details = {"machine": {"cores": 2, "load_at_start": 0.1, "at": "today"}, "not_yet": ["soak", "memory"]}
     results = Results(details=details)
