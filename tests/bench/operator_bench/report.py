@@ -108,7 +108,9 @@ def page(results: Results) -> str:
     lines.append(f"{machine['cores']} cores, load {machine['load_at_start']} before the bench began, {machine['at']}.")
     if paces := results.details.get("pace", {}).values():
         between = f"{min(paces):g} to {max(paces):g}"
-        lines.append(f"A fixed loop of Python made {between} million turns a second before each measure; times follow it.")
+        lines.append(
+            f"A fixed loop of Python made {between} million turns a second before each measure; times follow it."
+        )
     if alone := results.details.get("P7", {}).get("kopf_alone_mb_with_as_many"):
         count = results.details["P7"]["rss_mb"][-1][0]
         lines.append(f"kopf alone, watching {count:,} BertDeployments and doing nothing, takes {alone:,} MB.")
