@@ -79,7 +79,7 @@ async def _measured(name: str, bench: Bench, sizes: Sizes, results: Results) -> 
 
 
 def pace() -> float:
-    """How fast the machine is right now, in million turns of a fixed loop per second: its neighbours take their share."""
+    """How fast the machine is right now, in million turns of a fixed loop per second; it has neighbours."""
     turns, began = 3_000_000, time.process_time()
     for _ in range(turns):
         pass
