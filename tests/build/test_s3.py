@@ -24,7 +24,7 @@ from bert_build.failures import BuildError
 from bert_build.state import State
 from bert_build.store import Store
 from bert_operator.api.report import BuildRequest, ExitCode
-from support import s3_server
+from support import ports, s3_server
 from unit.bert_build import building
 
 PROGRAM = Path("/s3") / s3_server.PROGRAM
@@ -283,7 +283,7 @@ def test_a_name_that_leads_to_a_metadata_service_is_asked_nothing(
 
 
 def test_a_service_that_cannot_be_reached_passes_and_is_named(tmp_path: Path) -> None:
-    closed = f"http://127.0.0.1:{s3_server._free_port('127.0.0.1')}"
+    closed = f"http://127.0.0.1:{ports.free('127.0.0.1')}"
     error = refused(tmp_path, wish(closed, "s3://models/a"))
     assert (error.reason, error.code) == ("SourceUnreachable", ExitCode.PASSING)
     assert closed in error.message

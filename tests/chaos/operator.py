@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import aiohttp
 import yaml
 
 from chaos.nursery import MODULE, Child, Nursery
+from support import ports
 
 RESTART_SECONDS: Final = 1.0
 
@@ -82,9 +82,7 @@ class Operator:
             child = await self._begin()
 
     async def _begin(self) -> Child:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = ports.free("127.0.0.1")
         self.lives += 1
         environment = {
             "KUBECONFIG": str(self.folder / "kubeconfig"),

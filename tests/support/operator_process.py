@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 import yaml
 
+from support import ports
 from support.forked_operator import ForkedOperator
 from support.kube_api import APPLY, KubeApi
 
@@ -194,9 +194,7 @@ def operator(
         server: another address of the API server: a proxy's.
         settings: more than SETTINGS, or other than them.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = ports.free("127.0.0.1")
     (folder / "settings.yaml").write_text(yaml.safe_dump({**SETTINGS, **settings}))
     log = folder / f"operator-{port}.log"
     environment = {

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from support import ports
+
 ROOT: Final = Path(__file__).parents[2]
 ARTIFACTS: Final = "/artifacts"
 """Where the tests find the archives."""
@@ -99,8 +101,8 @@ def running(scene: Mapping[str, Any], folders: Mapping[str, Path], scratch: Path
         folders: where its mounts are -> where the artifacts lie.
         scratch: what is /tmp in a pod.
     """
-    ports = {name: _free_port() for name in ("http", "grpc", "metrics", "management", "grpc-management")}
-    numbers = dict(zip(("8080", "7070", "8082", "8081", "7071"), map(str, ports.values()), strict=True))
+    free = {name: ports.free() for name in ("http", "grpc", "metrics", "management", "grpc-management")}
+    numbers = dict(zip(("8080", "7070", "8082", "8081", "7071"), map(str, free.values()), strict=True))
     moved = {path: str(folder) for path, folder in folders.items()}
     moved |= {"/tmp/store": str(scratch / "store"), "/opt/bert-operator": str(HANDLER)}  # noqa: S108
     for path, text in scene["files"].items():
@@ -108,7 +110,7 @@ def running(scene: Mapping[str, Any], folders: Mapping[str, Path], scratch: Path
         moved[path] = str(file)
         found = re.sub("|".join(rf"\b{number}\b" for number in numbers), lambda match: numbers[match[0]], text)
         # Workers listen on files named by their ports: those of another server beside this one too.
-        file.write_text(f"{found}initial_worker_port={_free_port()}\n", encoding="utf-8")
+        file.write_text(f"{found}initial_worker_port={ports.free()}\n", encoding="utf-8")
     pattern = re.compile("|".join(rf"{re.escape(old)}(?![\w.])" for old in sorted(moved, key=len, reverse=True)))
     command = [pattern.sub(lambda match: moved[match[0]], text) for text in scene["command"]]
     # A line for each batch that is run.
@@ -119,7 +121,7 @@ def running(scene: Mapping[str, Any], folders: Mapping[str, Path], scratch: Path
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=scratch)
     loaded = [part for part in scene["probe"] if re.fullmatch(r"[\w-]+/\d+", part)]
     try:
-        yield Running(process=process, ports=ports, log=log, store=scratch / "store", loaded=loaded)
+        yield Running(process=process, ports=free, log=log, store=scratch / "store", loaded=loaded)
     finally:
         process.terminate()
         process.wait(timeout=60)
@@ -154,14 +156,6 @@ def main(arguments: Sequence[str]) -> int:
         return subprocess.run(command, check=False).returncode
     finally:
         shutil.rmtree(folder)
-
-
-def _free_port() -> int:
-    import socket  # noqa: PLC0415
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def _memory(pid: int) -> int:

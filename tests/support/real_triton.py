@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from bert_operator.servers import SERVERS
 from bert_operator.servers.base import ServedVersion
 from bert_operator.servers.triton import mount
 from bert_operator.settings import Settings
+from support import ports
 from support.published import Published
 
 ROOT_ENV: Final = "BERTOPS_TRITON_ROOT"
@@ -110,8 +110,8 @@ def running(  # noqa: PLR0913, PLR0917 - what a pod gets
     """
     kind = SERVERS[wish.server.type]
     container = kind.container(served, wish, settings)
-    ports = {name: free_port() for name in kind.ports.by_name}
-    moved = {str(number): str(ports[name]) for name, number in kind.ports.by_name.items()}
+    free = {name: ports.free() for name in kind.ports.by_name}
+    moved = {str(number): str(free[name]) for name, number in kind.ports.by_name.items()}
     moved |= {names.MODELS_MOUNT: str(models), _IMAGE_ROOT: str(root)}
     pattern = re.compile("|".join(rf"{re.escape(old)}\b" for old in moved))
     command = [pattern.sub(lambda found: moved[found[0]], text) for text in (*container.command, *container.args)]
@@ -123,7 +123,7 @@ def running(  # noqa: PLR0913, PLR0917 - what a pod gets
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=environment, cwd="/", start_new_session=True, **own
         )
-    server = Running(process=process, ports=ports, log=log)
+    server = Running(process=process, ports=free, log=log)
     try:
         wait_until_ready(server)
         yield server
@@ -145,13 +145,6 @@ def install(folder: Path) -> Path:
         subprocess.run([*pip, "-r", str(_LOCK)], check=True)
         shutil.copy(root / "python_backend_stubs/3.11" / stub.name, stub)
     return root
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _backends(root: Path, folder: Path) -> Path:

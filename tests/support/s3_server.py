@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from localcluster.binaries import go_environment
+from support import ports
 
 REGION: Final = "eu-test-1"
 ACCESS_KEY: Final = "test-access"
@@ -120,7 +121,7 @@ def running(program: Path, root: Path, host: str = "127.0.0.1") -> Iterator[S3Se
     buckets, attributes = root / "buckets", root / "attributes"
     for place in (buckets, attributes):
         place.mkdir(parents=True)
-    address = f"{host}:{_free_port(host)}"
+    address = f"{host}:{ports.free(host)}"
     command = [str(program), "-address", address, "-folder", str(buckets), "-attributes", str(attributes)]
     environment = {**os.environ, "S3_ACCESS_KEY": ACCESS_KEY, "S3_SECRET_KEY": SECRET_KEY}
     process = subprocess.Popen([*command, "-region", REGION], env=environment)
@@ -130,12 +131,6 @@ def running(program: Path, root: Path, host: str = "127.0.0.1") -> Iterator[S3Se
     finally:
         process.kill()
         process.wait()
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(address: str, process: "subprocess.Popen[bytes]") -> None:

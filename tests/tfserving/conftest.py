@@ -11,7 +11,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from support import forked_standin
+from support import forked_standin, ports
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/tfserving"
@@ -75,7 +75,7 @@ class Scene:
     @contextmanager
     def running(self, *more: str) -> Iterator[Running]:
         """Start the stand-in and wait until it answers."""
-        rest, grpc = _free_ports(2)
+        rest, grpc = ports.free(), ports.free()
         log = self.folder / f"{rest}.log"
         with self.started(rest, grpc, *more, log=log) as process:
             server = Running(rest=rest, grpc=grpc, log=log)
@@ -95,14 +95,6 @@ class Scene:
         finally:
             process.kill()
             process.join()
-
-
-def _free_ports(number: int) -> Sequence[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _answers(port: int) -> bool:

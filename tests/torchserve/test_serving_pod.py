@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from bert_operator.api.report import BuildFailure
-from support import real_torchserve
+from support import ports, real_torchserve
 
 from .conftest import WHERE, Scene
 
@@ -77,7 +77,7 @@ def changed(folder: Path, where: Path, marker: str) -> Path:
 
 
 def test_verify_repeats_tensors_and_texts(scene: Scene, tmp_path: Path) -> None:
-    port = real_torchserve._free_port()
+    port = ports.free()
     with verify(scene, tmp_path / "log", port) as process:
         body = wait_for_ready(port, process)
 
@@ -93,7 +93,7 @@ def test_verify_repeats_tensors_and_texts(scene: Scene, tmp_path: Path) -> None:
 def test_an_answer_that_is_not_the_source_models_is_told(scene: Scene, tmp_path: Path, marker: str) -> None:
     other = changed(scene.folders["/models/sentiment/2"], tmp_path / "changed", marker)
 
-    with verify(scene, tmp_path / "log", real_torchserve._free_port(), sentiment_2=other) as process:
+    with verify(scene, tmp_path / "log", ports.free(), sentiment_2=other) as process:
         said, _ = process.communicate(timeout=240)
 
     assert process.returncode == 1, said

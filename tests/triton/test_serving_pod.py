@@ -18,7 +18,7 @@ import pytest
 from bert_operator.api import names
 from bert_operator.api.report import BuildFailure, Manifest, ServedModel, ServedModels
 from bert_operator.servers.triton import mount
-from support import published, real_triton
+from support import ports, published
 
 from .conftest import Scene
 
@@ -107,7 +107,7 @@ def test_preflight_passes_what_was_published(scene: Scene, tmp_path: Path) -> No
 
 
 def test_verify_turns_ready_with_figures_and_stays_small(scene: Scene, tmp_path: Path) -> None:
-    port = real_triton.free_port()
+    port = ports.free()
     arguments = (f"--server={scene.server.grpc}", f"--port={port}")
 
     with started("verify", told(scene), tmp_path / "log", arguments) as process:
@@ -138,8 +138,8 @@ def test_verify_turns_ready_with_figures_and_stays_small(scene: Scene, tmp_path:
 
 
 def test_verify_is_not_ready_while_there_is_no_server(scene: Scene, tmp_path: Path) -> None:
-    port = real_triton.free_port()
-    arguments = (f"--server=localhost:{real_triton.free_port()}", f"--port={port}")
+    port = ports.free()
+    arguments = (f"--server=localhost:{ports.free()}", f"--port={port}")
 
     with started("verify", told(scene), tmp_path / "log", arguments) as process:
         body = wait_for(port, 503)
@@ -153,7 +153,7 @@ def test_verify_is_not_ready_while_there_is_no_server(scene: Scene, tmp_path: Pa
 
 def test_verify_fails_where_answers_differ_from_the_source_model(scene: Scene, tmp_path: Path) -> None:
     wrong = rewritten(scene, tmp_path / "artifact", lambda array: array + 0.5)
-    arguments = (f"--server={scene.server.grpc}", f"--port={real_triton.free_port()}")
+    arguments = (f"--server={scene.server.grpc}", f"--port={ports.free()}")
 
     with started("verify", told(scene, sentiment=wrong), tmp_path / "log", arguments) as process:
         found = failure(process, tmp_path / "log")
@@ -167,7 +167,7 @@ def test_verify_fails_where_answers_differ_from_the_source_model(scene: Scene, t
 
 def test_verify_fails_where_a_server_answers_with_other_shapes(scene: Scene, tmp_path: Path) -> None:
     wrong = rewritten(scene, tmp_path / "artifact", lambda array: np.concatenate([array, array], axis=1))
-    arguments = (f"--server={scene.server.grpc}", f"--port={real_triton.free_port()}")
+    arguments = (f"--server={scene.server.grpc}", f"--port={ports.free()}")
 
     with started("verify", told(scene, sentiment=wrong), tmp_path / "log", arguments) as process:
         found = failure(process, tmp_path / "log")

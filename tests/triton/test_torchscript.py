@@ -10,7 +10,7 @@ from bert_build.clients import RefusedError
 from bert_operator.api import spec
 from bert_operator.api.report import ServedModel
 from bert_operator.servers import SERVERS
-from support import builders, real_triton, real_triton_torch
+from support import builders, ports, real_triton, real_triton_torch
 from support.built_artifacts import Built
 from support.real_triton import Running
 
@@ -49,11 +49,11 @@ def server(built: dict[str, Built], tmp_path_factory: pytest.TempPathFactory) ->
     repository = real_triton.repository(
         folder / "models", parts, {path: file.text for path, file in made.files.items()}
     )
-    ports = {name: real_triton.free_port() for name in kind.ports.by_name}
-    moved = {str(number): ports[name] for name, number in kind.ports.by_name.items()}
+    free = {name: ports.free() for name in kind.ports.by_name}
+    moved = {str(number): free[name] for name, number in kind.ports.by_name.items()}
     log = folder / "triton.log"
     with real_triton_torch.running(repository, [*made.command, *made.args], made.env, moved, log) as process:
-        found = Running(process=process, ports=ports, log=log)
+        found = Running(process=process, ports=free, log=log)
         real_triton.wait_until_ready(found, START_SECONDS)
         yield found
 
