@@ -82,6 +82,8 @@ cluster: ## just the local cluster; prints its KUBECONFIG
 
 clean-all: ## remove clusters, downloads and builds
 	@$(PYTHON) -m localcluster down --all
+	@# buildah keeps its layers' folder mounted on itself, and a build that was killed leaves more: rm stops at those.
+	@awk -v below="$(CACHE)/" 'index($$2, below) == 1 {print $$2}' /proc/mounts | tac | xargs -r -n 1 umount
 	@rm -rf "$(CACHE)"
 
 venv:
