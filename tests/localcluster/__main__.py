@@ -27,7 +27,13 @@ def main() -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    options = Options(arguments.name, arguments.nodes, arguments.control_plane_only, arguments.audit)
+    options = Options(
+        arguments.name,
+        arguments.nodes,
+        control_plane_only=arguments.control_plane_only,
+        audit=arguments.audit,
+        plain_controllers=arguments.plain_controllers,
+    )
     print(cluster.up(options, cache_folder()).folders.kubeconfig)
     return 0
 
@@ -102,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--control-plane-only", action="store_true", help="no node: for tests of API objects alone")
     up.add_argument(
         "--audit", action="store_true", help="log who of the service accounts asked what, in logs/audit.log"
+    )
+    up.add_argument(
+        "--plain-controllers",
+        action="store_true",
+        help="with --control-plane-only: controllers no faster than as shipped",
     )
     up.set_defaults(run=_up)
 

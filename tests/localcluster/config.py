@@ -38,6 +38,8 @@ class Options:
     nodes: int = 1
     control_plane_only: bool = False
     audit: bool = False
+    plain_controllers: bool = False
+    """Without nodes: the controller manager as it comes, 20 requests a second for each controller."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -142,7 +142,8 @@ def _client_flags(cluster: Cluster, name: str) -> dict[str, str]:
 def _controller_manager_flags(cluster: Cluster) -> dict[str, str]:
     folder = cluster.folders.certificates
     # Without nodes it is about API objects alone, thousands of them in benches; 20 requests a second would hold all up.
-    fast = {"kube-api-qps": "500", "kube-api-burst": "1000"} if cluster.options.control_plane_only else {}
+    hurried = cluster.options.control_plane_only and not cluster.options.plain_controllers
+    fast = {"kube-api-qps": "500", "kube-api-burst": "1000"} if hurried else {}
     return fast | {
         "use-service-account-credentials": "true",
         "root-ca-file": str(certificate_file(folder, AUTHORITY)),

@@ -43,7 +43,7 @@ class ControlPlane:
     def __init__(self) -> None:
         self.folders = Folders(cache_folder(), NAME)
         self.was_up = self._localcluster("status", check=False).returncode == 0
-        self._localcluster("up", "--control-plane-only", "--audit")
+        self._localcluster("up", "--control-plane-only", "--audit", "--plain-controllers")
         self.pids = {process.name: process.pid for process in recorded(self.folders)}
 
     def down(self) -> None:
